@@ -1,0 +1,3 @@
+//! Types shared by the agent and its command line: what `-o json` prints and what the Unix socket carries.
+
+pub mod plan;
