@@ -137,7 +137,8 @@ impl Table {
 }
 
 /// Slots of a Maglev table by size class; primes, few and far apart. Class 0 has no slots.
-pub const MAGLEV_SIZES: [u32; 5] = [0, 4_099, 10_007, 40_009, 400_009];
+/// At 400 slots a backend they end at 12, 30, 125 and 1,250 backends: not where people like to scale to.
+pub const MAGLEV_SIZES: [u32; 5] = [0, 5_003, 12_007, 50_021, 500_009];
 
 /// Slots of a class, 0 for an unknown one.
 #[inline(always)]
