@@ -1,7 +1,7 @@
 //! What one node should do, Service by Service: the output of the model, the input of the dataplane, and the
 //! JSON of `culvert plan`. The schema is `docs/schema/plan.json`.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,28 @@ pub struct Announcement {
     pub interface: Option<String>,
     /// Why this node announces it.
     pub reason: String,
+}
+
+/// Which Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl ServicePlan {
+    /// Which Service the plan is for.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
 }
 
 /// What a node does for one Service.
@@ -125,8 +147,9 @@ pub struct FrontendPlan {
     pub client_address: ClientAddress,
     /// What happens to a new connection.
     pub verdict: Verdict,
-    /// The backends, unique, sorted by address and port; empty unless the verdict is `balance`.
-    pub backends: Vec<BackendPlan>,
+    /// The backends, unique, sorted by address and port; empty unless the verdict is `balance`. Rows with the same
+    /// backends share one list.
+    pub backends: Arc<[BackendPlan]>,
     /// Name of the Service port ("" if it has none). Not part of the JSON.
     #[serde(skip)]
     pub port_name: String,
@@ -213,7 +236,7 @@ pub struct BackendPlan {
     /// Endpoint port.
     pub port: u16,
     /// The node it runs on, where the slice says so.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Ready or terminating.
     pub state: BackendState,
     /// Runs on this node.
