@@ -1,7 +1,7 @@
 //! What one node should do, Service by Service: the output of the model, the input of the dataplane, and the
 //! JSON of `culvert plan`. The schema is `docs/schema/plan.json`.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
