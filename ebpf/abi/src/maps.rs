@@ -301,7 +301,18 @@ plain! {
         pub flags: u32,
         /// Tick of the first packet.
         pub born: u32,
+        /// What a later layout appends; nothing here.
+        pub appended: [u64; APPENDED],
     }
+}
+
+/// Words that this layout appends to [`Flow`]. The feature `layout-next` makes a second layout of it, with which
+/// upgrades and downgrades are tested.
+pub const APPENDED: usize = if cfg!(feature = "layout-next") { 1 } else { 0 };
+
+/// Bytes of [`Flow`] that every layout has: what may be read of and written to a row of another one.
+pub const fn flow_base<const W: usize>() -> usize {
+    core::mem::offset_of!(Flow<W>, appended)
 }
 
 /// Bits of [`Flow::flags`].
@@ -382,6 +393,8 @@ plain! {
 pub mod link {
     /// Pod side (veth and its like); else a node link.
     pub const POD: u32 = 1;
+    /// Packets have no Ethernet header there (WireGuard, tun, IPIP).
+    pub const NO_HEADER: u32 = 1 << 1;
 }
 
 // ===== sockets =====
@@ -566,7 +579,8 @@ const _: () = {
     assert!(size_of::<Frontend>() == 48);
     assert!(size_of::<Backend<1>>() == 16 && size_of::<Backend<4>>() == 28);
     assert!(size_of::<FlowKey<1>>() == 16 && size_of::<FlowKey<4>>() == 40);
-    assert!(size_of::<Flow<1>>() == 64 && size_of::<Flow<4>>() == 112);
+    assert!(flow_base::<1>() == 64 && flow_base::<4>() == 112);
+    assert!(size_of::<Flow<1>>() == 64 + 8 * APPENDED && size_of::<Flow<4>>() == 112 + 8 * APPENDED);
     let _ = FrontendKey::<1>::zeroed();
     let _ = FrontendKey::<4>::zeroed();
     let _ = Frontend::zeroed();
