@@ -1,1 +1,15 @@
-//! Placeholder.
+//! From a node's plan to rows in the kernel's maps, and from programs to hooks.
+//!
+//! ```text
+//! ServicePlan ─► rows (pure) ─► reconcile: what changed? ─► Store ─► the kernel's maps ─► views
+//!                                  │    │
+//!                      maglev, slab, ids (who owns what)
+//! ```
+
+pub mod codec;
+pub mod fake;
+mod hash;
+pub mod ids;
+pub mod maglev;
+pub mod slab;
+pub mod store;

@@ -26,10 +26,14 @@ pub enum Map {
     REASONS,
 }
 
+/// Where a [`Store::scan`] stands; the default is the start of the map. Only the store knows what the bytes mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(pub Vec<u8>);
+
 /// What the reconciler does to the kernel. Each operation is idempotent; deleting what is not there is no error.
 /// Keys and values are the bytes of `culvert_abi` types.
 pub trait Store {
-    /// Inserts or replaces one row.
+    /// Inserts or replaces one row (per-CPU maps: the value holds those of all possible CPUs, as `get` gives them).
     fn put(&mut self, map: Map, key: &[u8], value: &[u8]) -> io::Result<()>;
     /// Inserts one row unless it exists; `false` if it does.
     fn insert(&mut self, map: Map, key: &[u8], value: &[u8]) -> io::Result<bool>;
@@ -39,6 +43,14 @@ pub trait Store {
     fn get(&self, map: Map, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
     /// Calls `row` for each row; rows that change meanwhile may be seen or not. Arrays yield every index.
     fn for_each(&self, map: Map, row: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()>;
+    /// Calls `row` for about `limit` rows from where `cursor` stands on, and moves it; `false` at the end of the map, where
+    /// the cursor is at the start again. The default reads the whole map at once.
+    fn scan(&self, map: Map, cursor: &mut Cursor, limit: usize, row: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<bool> {
+        let _ = limit;
+        *cursor = Cursor::default();
+        self.for_each(map, row)?;
+        Ok(false)
+    }
     /// How many rows the map can hold.
     fn capacity(&self, map: Map) -> u32;
     /// Reads `TABLES[index]`.
