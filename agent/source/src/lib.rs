@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Where Services, EndpointSlices and Nodes come from. The one source so far is `dir`: a folder of Kubernetes
+//! manifests, which gets the API server's defaults and its validation before anybody sees an object.
+//!
+//! ```text
+//! watch: inotify, debounce ──► scan: list, read ──► manifest: documents ──► tree: nodes with lines
+//!                                  │                    │ defaults, validate, fields
+//!                                  ▼                    ▼
+//!                              folder: last good state of each file, who defines what ──► changes, faults
+//! ```
+
+pub mod defaults;
+mod fault;
+mod fields;
+mod folder;
+mod manifest;
+mod object;
+mod scan;
+mod tree;
+pub mod validate;
+mod watch;
+
+pub use fault::{Fault, Severity};
+pub use object::{Change, Id, Kind, Object};
+pub use scan::load;
+pub use validate::Rules;
+pub use watch::{Batch, watch};

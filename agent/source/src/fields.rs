@@ -1,0 +1,90 @@
+//! The fields that a Service and a slice have in the API, so that a misspelt one is pointed out instead of ignored.
+
+use crate::object::Kind;
+use crate::tree::{Node, Tree};
+
+/// Where in an object which fields may stand; `[]` stands for each item of a list.
+const SERVICE: &[(&str, &[&str])] = &[
+    ("", &["apiVersion", "kind", "metadata", "spec", "status"]),
+    (
+        "spec",
+        &[
+            "allocateLoadBalancerNodePorts",
+            "clusterIP",
+            "clusterIPs",
+            "externalIPs",
+            "externalName",
+            "externalTrafficPolicy",
+            "healthCheckNodePort",
+            "internalTrafficPolicy",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "loadBalancerClass",
+            "loadBalancerIP",
+            "loadBalancerSourceRanges",
+            "ports",
+            "publishNotReadyAddresses",
+            "selector",
+            "sessionAffinity",
+            "sessionAffinityConfig",
+            "trafficDistribution",
+            "type",
+        ],
+    ),
+    ("spec.ports[]", &["appProtocol", "name", "nodePort", "port", "protocol", "targetPort"]),
+    ("spec.sessionAffinityConfig", &["clientIP"]),
+    ("spec.sessionAffinityConfig.clientIP", &["timeoutSeconds"]),
+    ("status", &["conditions", "loadBalancer"]),
+    ("status.loadBalancer", &["ingress"]),
+    ("status.loadBalancer.ingress[]", &["hostname", "ip", "ipMode", "ports"]),
+];
+
+const ENDPOINT_SLICE: &[(&str, &[&str])] = &[
+    ("", &["addressType", "apiVersion", "endpoints", "kind", "metadata", "ports"]),
+    (
+        "endpoints[]",
+        &["addresses", "conditions", "deprecatedTopology", "hints", "hostname", "nodeName", "targetRef", "zone"],
+    ),
+    ("endpoints[].conditions", &["ready", "serving", "terminating"]),
+    ("endpoints[].hints", &["forNodes", "forZones"]),
+    ("ports[]", &["appProtocol", "name", "port", "protocol"]),
+];
+
+/// Calls `report` with the path and the line of each field that the API does not know. The API server only warns
+/// about them unless it is asked to be strict, and so does a source.
+pub fn unknown(kind: Kind, object: &Tree, report: &mut dyn FnMut(String, u64)) {
+    let places = match kind {
+        Kind::Service => SERVICE,
+        Kind::EndpointSlice => ENDPOINT_SLICE,
+        Kind::Node => return,
+    };
+    for (place, known) in places {
+        visit(object, place, "", &mut |at, path| {
+            let Node::Map(entries) = &at.node else { return };
+            for (key, value) in entries.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
+                report(join(path, key), value.line);
+            }
+        });
+    }
+}
+
+/// Calls `found` with each node at a place.
+fn visit(at: &Tree, place: &str, path: &str, found: &mut dyn FnMut(&Tree, &str)) {
+    if place.is_empty() {
+        return found(at, path);
+    }
+    let (step, rest) = place.split_once('.').unwrap_or((place, ""));
+    let name = step.strip_suffix("[]");
+    let Some(next) = at.get(name.unwrap_or(step)) else { return };
+    let path = join(path, name.unwrap_or(step));
+    if name.is_none() {
+        return visit(next, rest, &path, found);
+    }
+    for (i, item) in next.items().iter().enumerate() {
+        visit(item, rest, &format!("{path}[{i}]"), found);
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
