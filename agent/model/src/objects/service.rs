@@ -1,8 +1,9 @@
 //! `v1` Service.
 
+use culvert_api::plan::ServiceKey;
 use serde::Deserialize;
 
-use super::{ObjectKey, ObjectMeta, object};
+use super::{ObjectMeta, object};
 
 object! {
     /// A Service.
@@ -18,8 +19,8 @@ object! {
 
 impl Service {
     /// Namespace and name.
-    pub fn key(&self) -> ObjectKey {
-        self.metadata.key()
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
     }
 }
 

@@ -1,0 +1,148 @@
+//! Which endpoints a Service port has on one node (kube-proxy's `CategorizeEndpoints`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use culvert_api::plan::{BackendPlan, BackendState, Protocol, Topology};
+
+use crate::address::Family;
+use crate::slice::{EndpointInfo, SliceInfo};
+
+/// The slices of a Service by name.
+pub(crate) type Slices = BTreeMap<Box<str>, SliceInfo>;
+
+/// Which endpoints to look for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub family: Family,
+    pub port_name: &'a str,
+    pub protocol: Protocol,
+}
+
+/// Where to look from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub node: &'a str,
+    pub zone: Option<&'a str>,
+}
+
+/// The endpoints of a Service port as one node uses them.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoints {
+    /// For traffic policy Cluster: ready ones that topology admits, else terminating ones that serve.
+    pub cluster: Arc<[BackendPlan]>,
+    /// The topology mode that chose `cluster`.
+    pub topology: Topology,
+    /// For traffic policy Local: ready ones of this node, else its terminating ones that serve.
+    pub local: Arc<[BackendPlan]>,
+    /// Some endpoint anywhere may get traffic. If so, `cluster` is not empty.
+    pub any: bool,
+}
+
+/// An endpoint with the port that its slice gives it.
+struct Candidate<'a> {
+    address: IpAddr,
+    port: u16,
+    local: bool,
+    endpoint: &'a EndpointInfo,
+}
+
+impl Candidate<'_> {
+    fn ready(&self) -> bool {
+        self.endpoint.state == BackendState::Ready
+    }
+
+    fn backend(&self) -> BackendPlan {
+        BackendPlan {
+            address: self.address,
+            port: self.port,
+            node: self.endpoint.node.clone(),
+            state: self.endpoint.state,
+            local: self.local,
+        }
+    }
+}
+
+impl Endpoints {
+    /// Looks through the slices; the local list is left empty unless it is wanted.
+    pub(crate) fn new(slices: &Slices, wanted: Wanted, place: Place, with_local: bool) -> Self {
+        let candidates = candidates(slices, wanted, place.node);
+        let topology = topology(&candidates, place);
+        let cluster = prefer_ready(&candidates, |candidate| match topology {
+            Topology::Node => has(&candidate.endpoint.node_hints, Some(place.node)),
+            Topology::Zone => has(&candidate.endpoint.zone_hints, place.zone),
+            Topology::None => true,
+        });
+        let local = if with_local { prefer_ready(&candidates, |candidate| candidate.local) } else { Arc::default() };
+        Self { cluster, topology, local, any: !candidates.is_empty() }
+    }
+}
+
+/// All endpoints of the port, unique and sorted by address and port. An endpoint that moves from slice to slice is in
+/// both for a while: ready wins over terminating, then local over not, then the first slice by name.
+fn candidates<'a>(slices: &'a Slices, wanted: Wanted, node: &str) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for slice in slices.values().filter(|slice| slice.family == wanted.family) {
+        let ports =
+            slice.ports.iter().filter(|port| *port.name == *wanted.port_name && port.protocol == wanted.protocol);
+        for port in ports {
+            candidates.extend(slice.endpoints.iter().map(|endpoint| Candidate {
+                address: endpoint.address,
+                port: port.port,
+                local: endpoint.node.as_deref() == Some(node),
+                endpoint,
+            }));
+        }
+    }
+    candidates.sort_by_key(|candidate| (candidate.address, candidate.port, candidate.endpoint.state, !candidate.local));
+    candidates.dedup_by_key(|candidate| (candidate.address, candidate.port));
+    candidates
+}
+
+/// The mode in force: node hints, else zone hints; each only if every ready endpoint has one and one of them is for
+/// this place.
+fn topology(candidates: &[Candidate], place: Place) -> Topology {
+    let applies = |hints: fn(&EndpointInfo) -> &[Arc<str>], name: Option<&str>| {
+        let mut ready = candidates.iter().filter(|candidate| candidate.ready()).map(|c| hints(c.endpoint));
+        ready.clone().all(|hints| !hints.is_empty()) && ready.any(|hints| has(hints, name))
+    };
+    if applies(|endpoint| &endpoint.node_hints, Some(place.node)) {
+        return Topology::Node;
+    }
+    if applies(|endpoint| &endpoint.zone_hints, place.zone) {
+        return Topology::Zone;
+    }
+    Topology::None
+}
+
+fn has(hints: &[Arc<str>], name: Option<&str>) -> bool {
+    name.is_some_and(|name| hints.iter().any(|hint| **hint == *name))
+}
+
+/// The ready ones that are admitted; without any, the terminating ones. (Topology never admits terminating ones only:
+/// a mode is in force only if it admits a ready one.)
+fn prefer_ready(candidates: &[Candidate], admits: impl Fn(&Candidate) -> bool) -> Arc<[BackendPlan]> {
+    let of_state = |ready| candidates.iter().filter(move |candidate| candidate.ready() == ready);
+    let ready: Arc<[_]> = of_state(true).filter(|candidate| admits(candidate)).map(Candidate::backend).collect();
+    if !ready.is_empty() {
+        return ready;
+    }
+    of_state(false).filter(|candidate| admits(candidate)).map(Candidate::backend).collect()
+}
+
+/// Ready endpoints on a node, counted by address, for the health check server. kube-proxy counts each family on its
+/// own and answers on each with its count; the larger one is the number of pods of a dual-stack Service.
+pub(crate) fn local_ready(slices: &Slices, families: &[Family], node: &str) -> usize {
+    let count = |family: &Family| {
+        let slices = slices.values().filter(|slice| slice.family == *family && !slice.ports.is_empty());
+        let endpoints = slices.flat_map(|slice| slice.endpoints.iter());
+        let local = endpoints.filter(|endpoint| endpoint.node.as_deref() == Some(node));
+        let mut addresses: Vec<_> =
+            local.filter(|endpoint| endpoint.state == BackendState::Ready).map(|endpoint| endpoint.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.len()
+    };
+    families.iter().map(count).max().unwrap_or(0)
+}
