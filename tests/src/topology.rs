@@ -30,7 +30,7 @@ pub enum PodLinks {
     Bridged,
 }
 
-/// The ClusterIPs of a lab: 10.96.0.N and fd00:96::N.
+/// The ClusterIPs of a lab: `10.96.0.N` and `fd00:96::N`.
 pub fn cluster_ip(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 96, 0, n).into(),
@@ -38,7 +38,7 @@ pub fn cluster_ip(family: Family, n: u8) -> IpAddr {
     }
 }
 
-/// External addresses: 203.0.113.N and 2001:db8:ee::N. The router sends them to n1.
+/// External addresses: `203.0.113.N` and `2001:db8:ee::N`. The router sends them to n1.
 pub fn external_ip(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(203, 0, 113, n).into(),
@@ -204,6 +204,28 @@ impl Lab {
         let node = self.nodes.get(node).context("no such node")?;
         let family = if prefix.contains(':') { Family::V6 } else { Family::V4 };
         self.router.ip_batch(&format!("route replace {prefix} via {}\n", node.host.ip(family)))
+    }
+
+    /// Another project's rules on both nodes: what netfilter's conntrack calls invalid is dropped, what it knows passes, new
+    /// flows of the cluster and towards pods pass, and nothing else is forwarded.
+    pub fn firewall(&self) -> Result<()> {
+        for node in &self.nodes {
+            for (iptables, pods, nodes) in [
+                ("iptables-legacy", "10.244.0.0/16", "198.51.100.0/24"),
+                ("ip6tables-legacy", "fd00:244::/32", "2001:db8:2::/64"),
+            ] {
+                for rule in [
+                    "-P FORWARD DROP".to_owned(),
+                    "-A FORWARD -m conntrack --ctstate INVALID -j DROP".to_owned(),
+                    "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT".to_owned(),
+                    format!("-A FORWARD -m conntrack --ctstate NEW -d {pods} -j ACCEPT"),
+                    format!("-A FORWARD -m conntrack --ctstate NEW -d {nodes} -j ACCEPT"),
+                ] {
+                    node.host.sh(&format!("{iptables} -w {rule}"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Links, addresses and routes of everything but pods.

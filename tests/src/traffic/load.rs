@@ -31,13 +31,13 @@ pub struct Load {
     /// Whom it asks.
     pub to: SocketAddr,
     /// Connections that stand all the time.
-    pub streams: usize,
+    pub streams: u32,
     /// Requests a second over all of them.
     pub stream_rate: u32,
     /// New TCP connections a second, with one request each.
     pub connect_rate: u32,
     /// UDP sockets; every other one is unconnected.
-    pub sockets: usize,
+    pub sockets: u32,
     /// Datagrams a second over all of them.
     pub datagram_rate: u32,
 }
@@ -198,16 +198,25 @@ impl Report {
         [&self.streams, &self.connects, &self.datagrams].into_iter().all(Tally::clean)
     }
 
+    /// Requests sent.
+    pub fn sent(&self) -> u64 {
+        self.streams.sent + self.connects.sent + self.datagrams.sent
+    }
+
+    /// Requests without an answer.
+    pub fn lost(&self) -> u64 {
+        self.streams.lost() + self.connects.lost() + self.datagrams.lost()
+    }
+
     /// Requests sent in one second, on average.
-    pub fn rate(&self) -> f64 {
-        let sent = self.streams.sent + self.connects.sent + self.datagrams.sent;
-        sent as f64 / self.seconds.as_secs_f64().max(f64::MIN_POSITIVE)
+    pub fn rate(&self) -> u64 {
+        self.sent() * 1_000 / (self.seconds.as_millis() as u64).max(1)
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:.0} requests/s for {:.1} s", self.rate(), self.seconds.as_secs_f64())?;
+        writeln!(f, "{} requests/s for {:.1} s", self.rate(), self.seconds.as_secs_f64())?;
         writeln!(f, "  streams:         {}", self.streams)?;
         writeln!(f, "  new connections: {}", self.connects)?;
         write!(f, "  datagrams:       {}", self.datagrams)
@@ -230,7 +239,8 @@ impl Ledger {
 
 /// Says how many requests are due.
 struct Pace {
-    rate: f64,
+    rate: u32,
+    parts: u32,
     sent: u64,
     since: Instant,
     ticks: tokio::time::Interval,
@@ -239,11 +249,11 @@ struct Pace {
 
 impl Pace {
     /// The share of one of `parts` equal senders in a rate. Their ticks are spread over the tick's length.
-    fn share(rate: u32, parts: usize, index: usize, stopped: watch::Receiver<bool>) -> Self {
-        let offset = TICK.mul_f64(index as f64 / parts as f64);
+    fn share(rate: u32, parts: u32, index: u32, stopped: watch::Receiver<bool>) -> Self {
+        let offset = TICK * index / parts;
         let mut ticks = tokio::time::interval_at(Instant::now() + offset, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { rate: f64::from(rate) / parts as f64, sent: 0, since: Instant::now(), ticks, stopped }
+        Self { rate, parts, sent: 0, since: Instant::now(), ticks, stopped }
     }
 
     /// Waits for a tick; the numbers of the requests that are due then, `None` at the end.
@@ -252,7 +262,8 @@ impl Pace {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => None,
             now = self.ticks.tick() => {
-                let due = (now.duration_since(self.since).as_secs_f64() * self.rate) as u64;
+                let micros = now.duration_since(self.since).as_micros() as u64;
+                let due = micros * u64::from(self.rate) / (u64::from(self.parts) * 1_000_000);
                 let range = self.sent..due.max(self.sent);
                 self.sent = range.end;
                 Some(range)

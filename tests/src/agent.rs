@@ -1,0 +1,269 @@
+//! Agents on the nodes of a lab, started as the DaemonSet starts them: in the node's network namespace and cgroup, with four
+//! capabilities and no more.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::place::Place;
+use crate::process::{Process, eventually};
+use crate::shell;
+use crate::topology::{EXTERNAL, Lab};
+
+/// How long an agent may take to get ready, or to do what the manifests say, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long an agent may take to end when asked to.
+pub const END: Duration = Duration::from_secs(10);
+
+/// Which sockets are translated (`--socket-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Those of the host and of pods.
+    All,
+    /// Those of the host network namespace; pods are served by the packet hooks.
+    Host,
+}
+
+/// How agents are started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The `culvert` binary.
+    pub binary: PathBuf,
+    /// `--socket-mode`.
+    pub socket_mode: SocketMode,
+    /// More arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Options {
+    /// The binary that was built beside this one, or `$CULVERT_BIN`.
+    pub fn new(socket_mode: SocketMode) -> Result<Self> {
+        Ok(Self { binary: binary()?, socket_mode, arguments: Vec::new() })
+    }
+}
+
+/// The `culvert` binary to test: `$CULVERT_BIN`, else the one in the target directory that this program is in.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CULVERT_BIN") {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe()?;
+    program
+        .ancestors()
+        .skip(1)
+        .map(|dir| dir.join("culvert"))
+        .find(|path| path.is_file())
+        .with_context(|| format!("no culvert binary beside {}: cargo build -p culvert", program.display()))
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    host: Place,
+    node: String,
+    options: Options,
+    paths: Paths,
+}
+
+#[derive(Clone, Debug)]
+struct Paths {
+    manifests: PathBuf,
+    bpffs: PathBuf,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts an agent on node 0 or 1 of a lab. It is not ready yet.
+    pub fn start(lab: &Lab, node: usize, options: &Options) -> Result<Self> {
+        Self::start_named(lab, node, options, "api")
+    }
+
+    /// Starts an agent that listens on `NAME.sock`, beside others on the same node.
+    pub fn start_named(lab: &Lab, node: usize, options: &Options, name: &str) -> Result<Self> {
+        let node = lab.nodes.get(node).context("no such node")?;
+        let paths = Paths {
+            manifests: lab.manifests.dir().to_owned(),
+            bpffs: node.bpffs.join("culvert"),
+            socket: node.run.join(format!("{name}.sock")),
+        };
+        let process = launch(&node.host, node.name(), &paths, options)?;
+        Ok(Self { process, host: node.host.clone(), node: node.name().to_owned(), options: options.clone(), paths })
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The agent's process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What the agents of this node wrote so far.
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
+
+    /// Whether it runs still.
+    pub fn alive(&mut self) -> bool {
+        self.process.alive()
+    }
+
+    /// Leaves it running when this guard is dropped.
+    pub fn keep(&mut self) {
+        self.process.keep();
+    }
+
+    /// Waits until the agent says that it is ready.
+    pub fn ready(&mut self) -> Result<()> {
+        let what = format!("agent of {} is ready", self.node);
+        let ready = eventually(&what, LIMIT, || {
+            if !self.process.alive() {
+                bail!("it ended");
+            }
+            self.status().map(Some)
+        });
+        ready.map(drop).with_context(|| format!("its log:\n{}", self.log()))
+    }
+
+    /// `culvert status -o json`; an error while the agent is not ready.
+    pub fn status(&self) -> Result<Value> {
+        self.cli_json("status")
+    }
+
+    /// Waits until the agent is ready and the kernel holds what the manifests say now.
+    pub fn settle(&mut self) -> Result<()> {
+        self.ready()?;
+        let want = self.plan()?;
+        let what = format!("agent of {} did what the manifests say", self.node);
+        let settled = eventually(&what, LIMIT, || {
+            let have = self.cli_json("services")?;
+            if in_force(&have, &want) { Ok(Some(())) } else { bail!("want {want}\nhave {have}") }
+        });
+        settled.with_context(|| format!("its log:\n{}", self.log()))
+    }
+
+    /// `culvert plan` of the manifests as they are now, for this node.
+    pub fn plan(&self) -> Result<Value> {
+        let mut command = Command::new(&self.options.binary);
+        command.args(["plan", "-o", "json", "--node", &self.node, "--allow-external-ips", EXTERNAL]);
+        command.args(&self.options.arguments).arg("--manifests").arg(&self.paths.manifests);
+        let output = command.output().with_context(|| format!("{command:?}"))?;
+        // 3: there are problems, and a plan.
+        if !matches!(output.status.code(), Some(0 | 3)) {
+            bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        serde_json::from_slice(&output.stdout).context("culvert plan")
+    }
+
+    /// Runs `culvert WORDS --api-socket ...` in the node's namespace and returns its output.
+    pub fn cli(&self, words: &str) -> Result<String> {
+        let mut command = Command::new(&self.options.binary);
+        command.args(words.split_whitespace()).arg("--api-socket").arg(&self.paths.socket);
+        self.host.run(|| shell::run(&mut command))
+    }
+
+    /// The same with `-o json`, parsed.
+    pub fn cli_json(&self, words: &str) -> Result<Value> {
+        let output = self.cli(&format!("{words} -o json"))?;
+        serde_json::from_str(&output).with_context(|| format!("culvert {words} -o json: {output}"))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// SIGTERM, and its end.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.terminate(END)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Starts it again after its end, maybe as another binary.
+    pub fn restart(&mut self, binary: Option<&Path>) -> Result<()> {
+        if let Some(binary) = binary {
+            binary.clone_into(&mut self.options.binary);
+        }
+        self.process = launch(&self.host, &self.node, &self.paths, &self.options)?;
+        Ok(())
+    }
+
+    /// `culvert cleanup` on this node.
+    pub fn cleanup(&self) -> Result<String> {
+        let mut command = privileged(&self.options.binary);
+        command.arg("cleanup").arg("--cgroup").arg(self.host.cgroup()).arg("--bpffs").arg(&self.paths.bpffs);
+        self.host.run(|| shell::run(&mut command))
+    }
+}
+
+/// Starts an agent in a node's namespace and cgroup.
+fn launch(host: &Place, node: &str, paths: &Paths, options: &Options) -> Result<Process> {
+    let mut command = privileged(&options.binary);
+    let mut source = std::ffi::OsString::from("dir:");
+    source.push(&paths.manifests);
+    command.arg("agent").arg("--source").arg(source).arg("--node").arg(node);
+    command.arg("--cgroup").arg(host.cgroup()).arg("--bpffs").arg(&paths.bpffs);
+    command.arg("--api-socket").arg(&paths.socket).args(["--allow-external-ips", EXTERNAL]);
+    command.arg("--socket-mode").arg(match options.socket_mode {
+        SocketMode::All => "all",
+        SocketMode::Host => "host",
+    });
+    command.args(&options.arguments);
+    host.start(command)
+}
+
+/// A command for `binary` as root with `NET_ADMIN`, `BPF`, `PERFMON` and `NET_RAW`, and no way to more.
+fn privileged(binary: &Path) -> Command {
+    let mut command =
+        shell::split("setpriv --no-new-privs --inh-caps -all --bounding-set -all,+net_admin,+bpf,+perfmon,+net_raw --");
+    command.arg(binary);
+    command
+}
+
+/// Whether the services that an agent reports are those of a plan, and the kernel agrees.
+fn in_force(have: &Value, want: &Value) -> bool {
+    have.get("services") == want.get("services")
+}
+
+/// A lab with an agent on each node.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The agents of n1 and n2.
+    pub agents: [Agent; 2],
+    /// The lab. Dropped after the agents.
+    pub lab: Lab,
+}
+
+impl Cluster {
+    /// Starts both agents and waits until they did what the manifests say.
+    pub fn start(lab: Lab, options: &Options) -> Result<Self> {
+        let agents = [Agent::start(&lab, 0, options)?, Agent::start(&lab, 1, options)?];
+        let mut cluster = Self { agents, lab };
+        cluster.settle()?;
+        Ok(cluster)
+    }
+
+    /// Waits until both agents did what the manifests say.
+    pub fn settle(&mut self) -> Result<()> {
+        self.agents.iter_mut().try_for_each(Agent::settle)
+    }
+
+    /// Puts Services into force.
+    pub fn apply<'a>(&mut self, services: impl IntoIterator<Item = &'a crate::manifests::Service>) -> Result<()> {
+        for service in services {
+            self.lab.manifests.apply(service)?;
+        }
+        self.settle()
+    }
+}
