@@ -4,10 +4,11 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The plan of one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodePlan {
     /// The node's name.
     pub node: String,
@@ -18,14 +19,14 @@ pub struct NodePlan {
 }
 
 /// The plans of all nodes (`culvert plan` without `--node`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plans {
     /// One plan for each Node object, sorted by name.
     pub nodes: Vec<NodePlan>,
 }
 
 /// One announced address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Announcement {
     /// The announced address.
     pub address: IpAddr,
@@ -38,7 +39,7 @@ pub struct Announcement {
 }
 
 /// Which Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceKey {
     /// Its namespace.
     pub namespace: String,
@@ -60,7 +61,7 @@ impl ServicePlan {
 }
 
 /// What a node does for one Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePlan {
     /// Namespace of the Service.
@@ -88,7 +89,7 @@ pub struct ServicePlan {
 }
 
 /// `spec.type` of a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum ServiceKind {
     /// Cluster-internal address.
     ClusterIP,
@@ -101,7 +102,7 @@ pub enum ServiceKind {
 }
 
 /// A problem of an object, in words a user can act on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Stable CamelCase identifier, as in an Event's reason.
     pub reason: String,
@@ -114,7 +115,7 @@ pub struct Problem {
 }
 
 /// The healthCheckNodePort server of a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
     /// TCP port it listens on.
@@ -124,7 +125,7 @@ pub struct HealthCheck {
 }
 
 /// One row: what one audience gets at one address, port and protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FrontendPlan {
     /// The address asked for.
@@ -138,6 +139,7 @@ pub struct FrontendPlan {
     /// Whom the row is for.
     pub audience: Audience,
     /// Allowed client prefixes of the row's family, sorted; empty = unrestricted.
+    #[schemars(with = "Vec<String>")]
     pub source_ranges: Vec<IpNet>,
     /// Session affinity by client address, in seconds, or null.
     pub affinity_seconds: Option<u32>,
@@ -156,7 +158,7 @@ pub struct FrontendPlan {
 }
 
 /// Layer-4 protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.
@@ -168,7 +170,7 @@ pub enum Protocol {
 }
 
 /// What kind of address a row is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIP,
@@ -181,7 +183,7 @@ pub enum FrontendKind {
 }
 
 /// Whom a row is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Audience {
     /// All three below alike.
@@ -195,7 +197,7 @@ pub enum Audience {
 }
 
 /// Topology mode (pkg/proxy/topology.go).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Topology {
     /// Hints are not in force.
@@ -207,7 +209,7 @@ pub enum Topology {
 }
 
 /// Whether the backend sees the client's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAddress {
     /// It does.
@@ -217,7 +219,7 @@ pub enum ClientAddress {
 }
 
 /// What happens to a new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Goes to one of the backends.
@@ -229,7 +231,7 @@ pub enum Verdict {
 }
 
 /// One backend of a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct BackendPlan {
     /// Endpoint address.
     pub address: IpAddr,
@@ -244,7 +246,7 @@ pub struct BackendPlan {
 }
 
 /// State of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
     /// Ready.
