@@ -98,13 +98,10 @@ impl Compiler {
     fn find() -> Result<Self, String> {
         println!("cargo::rerun-if-env-changed=CULVERT_EBPF_RUSTC");
         let cargo = variable("CARGO")?;
-        if let Some(rustc) = env::var_os("CULVERT_EBPF_RUSTC") {
-            return Ok(Self { rustc: rustc.into(), cargo });
-        }
-        if let Some(rustc) = nightly() {
+        if let Some(rustc) = env::var_os("CULVERT_EBPF_RUSTC").map(PathBuf::from).or_else(nightly) {
             // cargo and the layout of the library's sources change together.
-            let cargo = rustc.with_file_name("cargo");
-            return Ok(Self { rustc, cargo });
+            let beside = rustc.with_file_name("cargo");
+            return Ok(Self { rustc, cargo: if beside.exists() { beside } else { cargo } });
         }
         let debian = PathBuf::from("/usr/bin/rustc");
         if debian.exists() && Path::new("/usr/lib/rustlib/src/rust/library/Cargo.toml").exists() {
