@@ -19,6 +19,8 @@ use nix::unistd::Pid;
 use crate::shell::sh;
 
 const ROOT: &str = "/run/culvert-tests";
+/// Held while runs are swept and opened, so that a new directory is locked before anybody looks at it.
+const GATE: &str = "/run/culvert-tests.lock";
 const NETNS: &str = "/run/netns";
 
 /// One run: a prefix nobody else uses, a directory, and the promise that both are gone when it is dropped.
@@ -34,6 +36,8 @@ impl Scope {
     /// Sweeps what dead runs left, then opens a new run.
     pub fn open() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        let gate = File::create(GATE).context(GATE)?;
+        let _gate = Flock::lock(gate, FlockArg::LockExclusive).map_err(|(_, error)| error).context(GATE)?;
         fs::create_dir_all(ROOT)?;
         sweep()?;
         loop {
@@ -96,14 +100,9 @@ impl Scope {
         Ok(path)
     }
 
-    /// Leaves everything in place after the drop, and safe from sweeps while `holder` (a process) lives.
+    /// Leaves everything in place after the drop, until [`remove_kept`].
     pub fn keep(&mut self) {
         self.keep = true;
-    }
-
-    /// Ends the processes that are left in the run's cgroups. Threads of this process are not among them.
-    pub fn end_processes(&self) -> Result<()> {
-        end_processes(&self.prefix)
     }
 }
 
@@ -164,7 +163,6 @@ fn sweep() -> Result<()> {
         if dir.join("keep").exists() {
             continue;
         }
-        // Another run may be sweeping the same one, and be done first.
         let Ok(Some(_lock)) = acquire(&dir) else { continue };
         if let Err(error) = remove(&prefix, &dir) {
             eprintln!("sweeping {prefix}: {error:#}");
@@ -204,21 +202,27 @@ fn names_in(dir: &Path, prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Kills every process with a thread in the run's cgroups, this one excepted, and waits until they are gone.
+/// Kills every process with a thread in the run's cgroups and waits until they are gone. Threads of this process
+/// (a server whose guard lives longer than its lab) are moved out.
 fn end_processes(prefix: &str) -> Result<()> {
     let root = cgroup2()?;
     let deadline = Instant::now() + Duration::from_secs(5);
     for name in names_in(&root, prefix)? {
         let threads = root.join(name).join("cgroup.threads");
         loop {
-            let alive = strangers(&fs::read_to_string(&threads).unwrap_or_default());
-            if alive.is_empty() {
+            let list = fs::read_to_string(&threads).unwrap_or_default();
+            let (own, others): (Vec<_>, Vec<_>) =
+                list.split_whitespace().filter(|tid| !zombie(tid)).partition(|tid| own(tid));
+            for tid in own {
+                let _ = fs::write(root.join("cgroup.threads"), tid);
+            }
+            if others.is_empty() {
                 break;
             }
             if Instant::now() > deadline {
-                bail!("{}: {alive:?} do not end", threads.display());
+                bail!("{}: {others:?} do not end", threads.display());
             }
-            for pid in alive {
+            for pid in others.into_iter().filter_map(|tid| tid.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -227,14 +231,14 @@ fn end_processes(prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// The threads of a `cgroup.threads` list that are not of this process. A zombie does not count: it waits for its parent.
-fn strangers(list: &str) -> Vec<i32> {
-    let own = |tid: &str| Path::new("/proc/self/task").join(tid).exists();
-    let zombie = |tid: &str| {
-        fs::read_to_string(format!("/proc/{tid}/stat"))
-            .map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X "))
-    };
-    list.split_whitespace().filter(|tid| !own(tid) && !zombie(tid)).filter_map(|tid| tid.parse().ok()).collect()
+fn own(tid: &str) -> bool {
+    Path::new("/proc/self/task").join(tid).exists()
+}
+
+/// A zombie only waits for its parent.
+fn zombie(tid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{tid}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X "))
 }
 
 /// Removes a cgroup; threads that are on their way out are given a moment.

@@ -217,7 +217,8 @@ impl Lab {
                 for rule in [
                     "-P FORWARD DROP".to_owned(),
                     "-A FORWARD -m conntrack --ctstate INVALID -j DROP".to_owned(),
-                    "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT".to_owned(),
+                    // Bridged frames pass here as well; conntrack does not track neighbour discovery.
+                    "-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED,UNTRACKED -j ACCEPT".to_owned(),
                     format!("-A FORWARD -m conntrack --ctstate NEW -d {pods} -j ACCEPT"),
                     format!("-A FORWARD -m conntrack --ctstate NEW -d {nodes} -j ACCEPT"),
                 ] {
