@@ -1,3 +1,4 @@
 //! Types shared by the agent and its command line: what `-o json` prints and what the Unix socket carries.
 
+pub mod flows;
 pub mod plan;

@@ -8,8 +8,12 @@
 
 pub mod codec;
 pub mod fake;
+pub mod flow;
 mod hash;
 pub mod ids;
+pub mod ledger;
 pub mod maglev;
+pub mod reconcile;
+pub mod rows;
 pub mod slab;
 pub mod store;

@@ -1,0 +1,59 @@
+//! What nobody claimed goes.
+
+use std::time::Duration;
+
+use culvert_abi::address;
+
+use super::{Error, Held, Reconciler, apply, restore::Unclaimed};
+use crate::{
+    ledger::{Cause, Ledger, Release},
+    rows::ServiceRows,
+    store::Store,
+};
+
+impl Unclaimed {
+    /// Whether everything was claimed or removed.
+    pub fn is_empty(&self) -> bool {
+        let Self { ports, backends, tables, frontends } = self;
+        ports.is_empty() && backends.is_empty() && tables.is_empty() && frontends.is_empty()
+    }
+}
+
+impl<S: Store> Reconciler<S> {
+    /// Removes what a restart found and no Service claimed. On an error all of it stays for the next `prune`.
+    pub(super) fn drop_unclaimed(&mut self, now: Duration) -> Result<(), Error> {
+        let unclaimed = std::mem::take(&mut self.unclaimed);
+        let result = self.transaction(now, |ledger| drop_rows(ledger, &unclaimed));
+        if result.is_err() {
+            self.unclaimed = unclaimed;
+            return result;
+        }
+        self.ledger.release_unused_ranges(now);
+        result
+    }
+
+    /// Repairs rows that somebody else changed.
+    pub(super) fn repair(&mut self, _now: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn drop_rows<S: Store>(ledger: &mut Ledger<S>, unclaimed: &Unclaimed) -> Result<(), Cause> {
+    let unconfirmed = ledger.addresses.iter().filter(|(_, state)| state.kept & !address::SOURCE != 0);
+    let unconfirmed: Vec<_> = unconfirmed.map(|(at, _)| *at).collect();
+    for at in &unconfirmed {
+        ledger.change_address(*at, |state| state.kept &= address::SOURCE);
+    }
+    let ports = unclaimed.ports.values().cloned().collect();
+    apply::apply(ledger, &Held { ports, refused: Vec::new() }, &ServiceRows::default())?;
+    unconfirmed.into_iter().try_for_each(|at| ledger.write_address(at))?;
+    for (at, value) in &unclaimed.frontends {
+        if !ledger.owners.contains_key(at) {
+            ledger.delete_frontend(*at, value)?;
+        }
+    }
+    for (index, word) in &unclaimed.tables {
+        ledger.release(Release::Table { index: *index, word: *word });
+    }
+    unclaimed.backends.iter().try_for_each(|(id, row)| ledger.change_backend(*id, *row, 0))
+}
