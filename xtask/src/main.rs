@@ -1,2 +1,62 @@
-//! Tasks of the workspace.
-fn main() {}
+//! The tasks of the workspace: `cargo xtask COMMAND`. `docs/DEVELOPING.md` says when to use which.
+//!
+//! One module for each command; what they share is below them:
+//! ```text
+//!  setup   lint   test   demo   vm         commands
+//!            └──────┴── step ───┘          steps: limits, log files, outcomes, the table at the end
+//!  cargo   kernel                          calls of cargo; the compiler of the kernel programs
+//!  process   ui   workspace                child processes, the terminal, paths
+//! ```
+
+mod cargo;
+mod demo;
+mod kernel;
+mod lint;
+mod process;
+mod setup;
+mod step;
+mod test;
+mod ui;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use workspace::Workspace;
+
+/// Tasks of the Culvert workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need (Debian 12, as root); does nothing the second time
+    Setup,
+    /// Check format, lints, dependencies, licences and the kernel object
+    Lint(lint::Arguments),
+    /// Run every check and test, cheap ones first, and end with a table
+    Test(test::Arguments),
+    /// Show the main job: two nodes, real servers, a backend scaled away, an agent killed under load
+    Demo(demo::Arguments),
+    /// Boot a Debian kernel under QEMU, with this machine's files as its root, and run a command there
+    Vm(vm::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
+        Task::Setup => setup::run(&workspace).map(|()| ExitCode::SUCCESS),
+        Task::Lint(arguments) => lint::run(&workspace, &arguments),
+        Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Demo(arguments) => demo::run(&workspace, &arguments),
+        Task::Vm(arguments) => vm::run(&workspace, &arguments),
+    });
+    outcome.unwrap_or_else(|error| {
+        ui::say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

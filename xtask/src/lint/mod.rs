@@ -1,0 +1,124 @@
+//! `cargo xtask lint`: what can be said about the source without running it.
+
+mod licences;
+mod object;
+mod size;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{
+    cargo::{WORKSPACE, cargo, kernel_clippy},
+    setup,
+    step::{Job, Step, Verdict, alone, run_all},
+    test::build,
+    workspace::Workspace,
+};
+
+/// Arguments of `lint`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Format the source and apply what clippy can mend by itself, then check
+    #[arg(long)]
+    fix: bool,
+}
+
+const LIMIT: Duration = Duration::from_mins(15);
+
+/// The checks, cheap ones first.
+pub const STEPS: &[Step] = &[
+    Step { name: "lint-size", about: "no file too long to be read", limit: LIMIT, required: true, run: size::check },
+    Step {
+        name: "lint-licences",
+        about: "licence texts and fields",
+        limit: LIMIT,
+        required: true,
+        run: licences::check,
+    },
+    Step { name: "lint-format", about: "rustfmt, kernel programs too", limit: LIMIT, required: true, run: format },
+    Step {
+        name: "lint-dependencies",
+        about: "licences, bans and origins of dependencies (cargo-deny)",
+        limit: LIMIT,
+        required: true,
+        run: dependencies,
+    },
+    Step {
+        name: "lint-advisories",
+        about: "known faults of dependencies, where the database is to be had",
+        limit: LIMIT,
+        required: false,
+        run: advisories,
+    },
+    Step { name: "lint-clippy", about: "clippy, warnings denied", limit: LIMIT, required: true, run: clippy },
+    Step {
+        name: "lint-kernel",
+        about: "clippy over the kernel programs, with their compiler and target",
+        limit: LIMIT,
+        required: true,
+        run: clippy_kernel,
+    },
+    Step {
+        name: "lint-object",
+        about: "no way to a panic in the kernel object",
+        limit: LIMIT,
+        required: true,
+        run: kernel_object,
+    },
+];
+
+/// Runs the checks.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    setup::run(workspace)?;
+    if arguments.fix {
+        alone(workspace, "lint-fix", LIMIT, fix)?;
+    }
+    run_all(workspace, STEPS)
+}
+
+fn fix(job: &mut Job) -> Result<()> {
+    job.run(cargo(job.workspace, ["fmt", "--all"]))?;
+    let what = ["clippy", "--fix", "--allow-dirty", "--allow-staged", "--all-targets"];
+    job.run(cargo(job.workspace, what.into_iter().chain(WORKSPACE)))
+}
+
+fn format(job: &mut Job) -> Result<Verdict> {
+    job.run(cargo(job.workspace, ["fmt", "--all", "--check", "--", "--color", "never"]))?;
+    Ok(Verdict::Passed)
+}
+
+fn clippy(job: &mut Job) -> Result<Verdict> {
+    let what = ["clippy"].into_iter().chain(WORKSPACE).chain(["--all-targets", "--", "-D", "warnings"]);
+    job.run(cargo(job.workspace, what))?;
+    Ok(Verdict::Passed)
+}
+
+fn clippy_kernel(job: &mut Job) -> Result<Verdict> {
+    let toolchain = job.workspace.toolchain().context("no compiler for the kernel programs")?;
+    let Some(clippy) = toolchain.clippy() else {
+        return Ok(Verdict::NotRun(format!("{toolchain} has no clippy")));
+    };
+    job.run(kernel_clippy(job.workspace, toolchain, &clippy))?;
+    Ok(Verdict::Passed)
+}
+
+fn kernel_object(job: &mut Job) -> Result<Verdict> {
+    let programs = object::check(&build(job)?)?;
+    job.note(&format!("{programs} programs"));
+    Ok(Verdict::Passed)
+}
+
+fn dependencies(job: &mut Job) -> Result<Verdict> {
+    job.run(cargo(job.workspace, ["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]))?;
+    Ok(Verdict::Passed)
+}
+
+fn advisories(job: &mut Job) -> Result<Verdict> {
+    if job.run(cargo(job.workspace, ["deny", "fetch", "db"])).is_err() {
+        return Ok(Verdict::NotRun("the advisory database is out of reach".to_owned()));
+    }
+    job.run(cargo(job.workspace, ["deny", "--offline", "check", "advisories"]))?;
+    Ok(Verdict::Passed)
+}

@@ -1,0 +1,58 @@
+//! The object of the kernel programs, as the dataplane's build script left it.
+//!
+//! A panic is an endless loop or a dead end in the kernel's eyes: the verifier refuses it with a message that names no
+//! line. So no function of `core::panicking` may be left in the object; clippy cannot see that, only the linker can.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolKind, read::elf::ElfFile64};
+
+use crate::cargo::Artifacts;
+
+/// The module's name in mangled symbols, old style (`4core9panicking`) and new.
+const PANICKING: &str = "9panicking";
+/// Where the compiler leaves no name mangled, this is what one sees.
+const PANICKING_PLAIN: &str = "core::panicking";
+
+/// Checks the object; the answer is how many programs it has.
+pub fn check(artifacts: &Artifacts) -> Result<usize> {
+    let path = artifacts.kernel_object()?;
+    let data = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = ElfFile64::<LittleEndian>::parse(&*data).with_context(|| path.display().to_string())?;
+
+    let panics: Vec<&str> =
+        file.symbols().filter_map(|symbol| symbol.name().ok()).filter(|name| panicking(name)).collect();
+    if let Some(first) = panics.first() {
+        bail!("{} functions of core::panicking are left in {}, the first is {first}", panics.len(), path.display());
+    }
+    let licence = file.section_by_name("license").context("the object has no licence")?.data()?;
+    if licence != b"Dual MIT/GPL\0" {
+        bail!("the object's licence is {}", String::from_utf8_lossy(licence));
+    }
+    if file.section_by_name(".BTF").is_none() {
+        bail!("the object has no BTF");
+    }
+    let programs = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_global()).count();
+    if programs == 0 {
+        bail!("the object has no programs");
+    }
+    Ok(programs)
+}
+
+fn panicking(symbol: &str) -> bool {
+    symbol.contains(PANICKING) || symbol.contains(PANICKING_PLAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::panicking;
+
+    #[test]
+    fn panics_are_seen_in_both_manglings() {
+        assert!(panicking("_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE"));
+        assert!(panicking("_RNvNtCs1234_4core9panicking9panic_fmt"));
+        assert!(!panicking("pod_ingress"));
+        assert!(!panicking("_ZN12culvert_ebpf5parse17h0123456789abcdefE"));
+    }
+}

@@ -1,0 +1,160 @@
+//! `cargo xtask test`: every check and test, cheap ones first.
+//!
+//! Everything is built once, for all steps, and test programs are run directly: the same ones run here and in virtual
+//! machines.
+
+mod suite;
+mod virtual_machine;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    cargo::{Artifacts, WORKSPACE, cargo},
+    lint, setup,
+    step::{Job, Step, Verdict, run_all},
+    ui::say,
+    vm::Kernel,
+    workspace::Workspace,
+};
+use suite::Suite;
+
+/// Arguments of `test`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Run only the steps whose name begins so; may be given several times
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+    /// Name the steps and run none
+    #[arg(long)]
+    list: bool,
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+/// What follows on the checks of `lint`.
+const STEPS: &[Step] = &[
+    Step {
+        name: "build",
+        about: "everything, for all steps that follow",
+        limit: minutes(25),
+        required: true,
+        run: |job| build(job).map(|_| Verdict::Passed),
+    },
+    Step {
+        name: "unit",
+        about: "tests beside the code",
+        limit: minutes(15),
+        required: true,
+        run: |job| Suite::Unit.run(job),
+    },
+    Step {
+        name: "packets",
+        about: "kernel programs on prepared packets, by BPF_PROG_TEST_RUN",
+        limit: minutes(10),
+        required: true,
+        run: |job| Suite::Packets.run(job),
+    },
+    Step {
+        name: "oracle",
+        about: "kernel programs against the oracle on 2,000,000 generated packets",
+        limit: minutes(20),
+        required: true,
+        run: |job| Suite::Oracle.run(job),
+    },
+    Step {
+        name: "namespaces",
+        about: "agents and real traffic in network namespaces",
+        limit: minutes(25),
+        required: true,
+        run: |job| Suite::Namespaces.run(job),
+    },
+    Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
+    Step {
+        name: "vm-6.1",
+        about: "programs, namespaces and SCTP on the oldest supported kernel",
+        limit: minutes(20),
+        required: true,
+        run: |job| virtual_machine::run(job, Kernel::V6_1),
+    },
+    Step {
+        name: "vm-6.12",
+        about: "the same on Linux 6.12",
+        limit: minutes(20),
+        required: true,
+        run: |job| virtual_machine::run(job, Kernel::V6_12),
+    },
+    Step {
+        name: "aarch64",
+        about: "cargo check for the other architecture, where its target is to be had",
+        limit: minutes(15),
+        required: false,
+        run: aarch64,
+    },
+];
+
+/// Runs the steps.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let chosen = |step: &&Step| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| step.name.starts_with(only.as_str()))
+    };
+    let steps: Vec<&Step> = lint::STEPS.iter().chain(STEPS).filter(chosen).collect();
+    if steps.is_empty() {
+        anyhow::bail!("no step begins with {}; --list names them", arguments.only.join(" or "));
+    }
+    if arguments.list {
+        for step in steps {
+            let optional = if step.required { "" } else { " (optional)" };
+            say(&format!("{:<18} {}{optional}", step.name, step.about));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup::run(workspace)?;
+    run_all(workspace, steps)
+}
+
+/// Builds every program and test harness of the workspace; after the first time this takes a second.
+pub fn build(job: &mut Job) -> Result<Artifacts> {
+    build_targets(job, "--all-targets")
+}
+
+/// Builds every program, but no test.
+pub fn build_programs(job: &mut Job) -> Result<Artifacts> {
+    build_targets(job, "--bins")
+}
+
+fn build_targets(job: &mut Job, targets: &str) -> Result<Artifacts> {
+    let mut artifacts = Artifacts::default();
+    let flags = [targets, "--message-format", "json-render-diagnostics"];
+    let build = cargo(job.workspace, ["build"].into_iter().chain(WORKSPACE).chain(flags));
+    job.listen(build, |line| artifacts.take(line))?;
+    Ok(artifacts)
+}
+
+fn demo(job: &mut Job) -> Result<Verdict> {
+    let artifacts = build(job)?;
+    job.run(crate::demo::command(job.workspace, &artifacts)?)?;
+    Ok(Verdict::Passed)
+}
+
+const AARCH64: &str = "aarch64-unknown-linux-gnu";
+
+fn aarch64(job: &mut Job) -> Result<Verdict> {
+    if !has_target(job) {
+        return Ok(Verdict::NotRun(format!("no standard library for {AARCH64} is to be had")));
+    }
+    let check = ["check"].into_iter().chain(WORKSPACE).chain(["--all-targets", "--target", AARCH64]);
+    job.run(cargo(job.workspace, check))?;
+    Ok(Verdict::Passed)
+}
+
+/// Whether the compiler has a standard library for the other architecture; rustup is asked to fetch it.
+fn has_target(job: &mut Job) -> bool {
+    let mut rustup = std::process::Command::new("rustup");
+    rustup.args(["target", "add", AARCH64]);
+    job.run(rustup).is_ok()
+}

@@ -1,0 +1,77 @@
+//! Where things are: the checkout, and the caches outside of it.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result};
+
+use crate::kernel::Toolchain;
+
+/// The checkout and its cache directory.
+pub struct Workspace {
+    /// The directory of the root `Cargo.toml`.
+    pub root: PathBuf,
+    /// `$CULVERT_CACHE`, else `culvert` in `$XDG_CACHE_HOME` or `~/.cache`.
+    pub cache: PathBuf,
+    toolchain: OnceLock<Option<Toolchain>>,
+}
+
+impl Workspace {
+    /// The checkout that this program was started in.
+    pub fn find() -> Result<Self> {
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest).parent().context("xtask lies in no workspace")?.to_owned();
+        let cache = cache_directory().context("neither CULVERT_CACHE, XDG_CACHE_HOME nor HOME is set")?;
+        fs::create_dir_all(cache.join("log")).with_context(|| format!("cannot create {}", cache.display()))?;
+        Ok(Self { root, cache, toolchain: OnceLock::new() })
+    }
+
+    /// Cargo's target directory for everything that xtask builds.
+    pub fn target(&self) -> PathBuf {
+        self.cache.join("target")
+    }
+
+    /// The compiler of the kernel programs, once `setup` is through.
+    pub fn toolchain(&self) -> Option<&Toolchain> {
+        self.toolchain.get_or_init(Toolchain::find).as_ref()
+    }
+
+    /// The log file of a step; the last run's is overwritten.
+    pub fn log(&self, step: &str) -> PathBuf {
+        let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        self.cache.join("log").join(name + ".log")
+    }
+}
+
+fn cache_directory() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CULVERT_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|base| base.join("culvert")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/culvert")))
+}
+
+/// `PATH` with the directories that a plain shell may lack: cargo's own binaries, and those for root.
+pub fn search_path() -> OsString {
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let given = env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = env::split_paths(&given).collect();
+    let extra = cargo_home.map(|home| home.join("bin")).into_iter().chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    for directory in extra {
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    env::join_paths(directories).unwrap_or(given)
+}
+
+/// The executable that a command name stands for.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&search_path()).map(|directory| directory.join(name)).find(|path| path.is_file())
+}
