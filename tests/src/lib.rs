@@ -6,12 +6,22 @@
 //! | [`place`] | a thread in a namespace and a cgroup; [`process`]: a program there |
 //! | [`topology`] | client, router, two nodes, pods |
 //! | [`manifests`] | the folder of YAML that the agents watch |
+//! | [`agent`] | an agent on each node, started with four capabilities |
 //! | [`traffic`] | echo servers, clients, load |
+//! | [`stage`] | pods, servers and agents as most tests want them |
+//! | [`matrix`] | tables of what clients see |
+//! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
+//! | [`sockets`] | a host and a pod whose sockets are hooked |
 
+pub mod agent;
 pub mod manifests;
+pub mod matrix;
 pub mod place;
 pub mod process;
 pub mod scope;
 pub mod shell;
+pub mod sockets;
+pub mod stage;
 pub mod topology;
 pub mod traffic;
+pub mod world;
