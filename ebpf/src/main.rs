@@ -1,19 +1,85 @@
+//! Culvert's kernel programs: Services balanced where packets and connections pass.
+//!
+//! ```text
+//! ingress ─► packet, parse ─► flow ─(none)─► admit ─► choose ─► nat (destination)
+//! egress  ─► packet, parse ─► flow ─────────────────────────► nat (source)
+//!                               └─► outcome: leave, translate, drop, reject ─► verdict, reject
+//! socket  ─► lookup ─► choose ─► the socket's storage
+//! ```
+//!
+//! Keys and values are in `culvert-abi`, the walk of a packet is told in `docs/DATAPATH.md`.
 #![no_std]
 #![no_main]
-//! Kernel programs.
-use aya_ebpf::{macros::{classifier, map}, maps::Array, programs::TcContext, btf_maps};
-use culvert_abi::*;
+#![feature(asm_experimental_arch)] // one atomic addition, see `count`
 
-#[map(name = "BACKENDS_V4")]
-static B4: Array<Backend<1>> = Array::with_max_entries(16, 0);
+mod admit;
+mod choose;
+mod clock;
+mod count;
+mod csum;
+mod egress;
+mod flow;
+mod fragment;
+mod icmp;
+mod ingress;
+mod lookup;
+mod maps;
+mod migrate;
+mod nat;
+mod outcome;
+mod packet;
+mod parse;
+mod reject;
+mod skb;
+mod socket;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use culvert_abi::hook;
+use skb::Skb;
+
+/// Where IP begins on a link with an Ethernet header, and on one without.
+const ETHERNET: u32 = 14;
+const BARE: u32 = 0;
 
 #[classifier]
-pub fn pod_ingress(_ctx: TcContext) -> i32 { match B4.get(3) { Some(b) => b.port as i32, None => -1 } }
+pub fn pod_ingress(ctx: TcContext) -> i32 {
+    ingress::run::<{ hook::POD_INGRESS }, ETHERNET>(Skb::new(&ctx))
+}
 
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    egress::run::<{ hook::POD_EGRESS }, ETHERNET>(Skb::new(&ctx))
+}
+
+#[classifier]
+pub fn node_ingress(ctx: TcContext) -> i32 {
+    ingress::run::<{ hook::NODE_INGRESS }, ETHERNET>(Skb::new(&ctx))
+}
+
+#[classifier]
+pub fn node_egress(ctx: TcContext) -> i32 {
+    egress::run::<{ hook::NODE_EGRESS }, ETHERNET>(Skb::new(&ctx))
+}
+
+#[classifier]
+pub fn node_ingress_l3(ctx: TcContext) -> i32 {
+    ingress::run::<{ hook::NODE_INGRESS }, BARE>(Skb::new(&ctx))
+}
+
+#[classifier]
+pub fn node_egress_l3(ctx: TcContext) -> i32 {
+    egress::run::<{ hook::NODE_EGRESS }, BARE>(Skb::new(&ctx))
+}
+
+/// Nothing panics: the build refuses an object with a call to this.
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
 
+// The programs use helpers that the kernel gives to GPL-compatible programs alone.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,268 @@
+//! Rows of flows: found, judged, written, moved and ended.
+//!
+//! A flow has up to three rows (see `culvert_abi::role`), each of which holds the whole flow and so finds the others.
+//! Rows lie in `FLOWS_NEW` until the client speaks after a reply was seen, then in `FLOWS`: a flood of new flows
+//! evicts new flows only.
+
+use culvert_abi::{Flow, FlowKey, config, flow, idle, proto, role, ticks};
+
+use crate::{choose, clock, count, maps, migrate};
+
+/// `bpf_map_update_elem`: insert, and fail if the key exists.
+const NO_EXIST: u64 = 1;
+
+/// A row in a map. Other CPUs use it at the same time, and the map may give it to another flow at any moment: what
+/// leads somewhere is copied out and compared with the packet ([`Row::is_of`]).
+#[derive(Clone, Copy)]
+pub struct Row<const W: usize> {
+    at: *mut Flow<W>,
+    /// It lies in `FLOWS`.
+    pub established: bool,
+}
+
+/// Whether another layout's maps are in use beside ours. Read-only data: without it the verifier drops the code.
+#[inline(always)]
+pub fn migrating() -> bool {
+    maps::config::flags() & config::MIGRATING != 0
+}
+
+/// Finds a row.
+#[inline(always)]
+pub fn find<const W: usize>(key: &FlowKey<W>) -> Option<Row<W>> {
+    let row = find_here(key);
+    if row.is_none() && migrating() && migrate::take_over(key) { find_here(key) } else { row }
+}
+
+#[inline(always)]
+fn find_here<const W: usize>(key: &FlowKey<W>) -> Option<Row<W>> {
+    if let Some(at) = maps::flows::<W>().get_ptr_mut(key) {
+        return Some(Row { at, established: true });
+    }
+    maps::flows_new::<W>().get_ptr_mut(key).map(|at| Row { at, established: false })
+}
+
+impl<const W: usize> Row<W> {
+    /// The flow. Fields are read one by one, when they are used.
+    #[inline(always)]
+    pub fn flow(&self) -> &Flow<W> {
+        // SAFETY: the map's memory stays while the program runs (RCU); any bytes are a value.
+        unsafe { &*self.at }
+    }
+
+    #[inline(always)]
+    pub fn has(&self, flag: u32) -> bool {
+        self.flow().flags & flag != 0
+    }
+
+    /// Counts a packet on the row. Rows have one direction, and a direction has one CPU most of the time: a lost
+    /// count now and then is cheaper than an atomic addition for each packet.
+    #[inline(always)]
+    pub fn count(&self, bytes: u32) {
+        // SAFETY: as in `flow`.
+        unsafe {
+            (*self.at).packets += 1;
+            (*self.at).bytes += bytes as u64;
+        }
+    }
+
+    /// Renews the row's clock, at most once a second: a cache line that is only read stays shared.
+    #[inline(always)]
+    pub fn touch(&self, now: u32) {
+        if clock::elapsed(now, self.flow().seen) >= const { ticks(1) } {
+            // SAFETY: as in `flow`.
+            unsafe { (*self.at).seen = now };
+        }
+    }
+
+    /// Sets flags on this row.
+    #[inline(always)]
+    pub fn set(&self, flags: u32) {
+        // SAFETY: as in `flow`.
+        unsafe { (*self.at).flags |= flags };
+    }
+
+    /// Writes the source that was chosen.
+    #[inline(always)]
+    pub fn set_source(&self, addr: &[u32; W], port: u16) {
+        // SAFETY: as in `flow`.
+        unsafe {
+            (*self.at).source = *addr;
+            (*self.at).source_port = port;
+        }
+    }
+
+    /// Whether the row is in fact of this key: it may have been reused since it was found. Ports and the last words
+    /// of the addresses tell enough, for this happens once in a blue moon.
+    #[inline(always)]
+    pub fn is_of(&self, key: &FlowKey<W>) -> bool {
+        let own = key_of(self.flow(), key.proto, key.role);
+        own.sport == key.sport && own.dport == key.dport && own.src.last() == key.src.last()
+            && own.dst.last() == key.dst.last()
+    }
+}
+
+/// The key of one of a flow's rows.
+#[inline(always)]
+pub fn key_of<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) -> FlowKey<W> {
+    let (src, sport, dst, dport) = match role {
+        role::ORIGIN => (flow.client, flow.client_port, flow.frontend, flow.frontend_port),
+        role::PATH => (flow.backend, flow.backend_port, flow.client, flow.client_port),
+        _ => (flow.backend, flow.backend_port, flow.source, flow.source_port),
+    };
+    FlowKey { src, dst, sport, dport, proto, role, zero: 0 }
+}
+
+/// Whether a connection is over: a reset, or a FIN from both sides.
+#[inline(always)]
+pub fn closed(flags: u32) -> bool {
+    const BOTH: u32 = flow::CLIENT_FIN | flow::BACKEND_FIN;
+    flags & flow::RESET != 0 || flags & BOTH == BOTH
+}
+
+/// Ticks that a row may be idle.
+#[inline(always)]
+fn limit(proto: u8, flags: u32) -> u32 {
+    let replied = flags & flow::REPLIED != 0;
+    match proto {
+        proto::UDP if replied => const { ticks(idle::UDP) },
+        proto::UDP => const { ticks(idle::UDP_NEW) },
+        _ if closed(flags) => const { ticks(idle::CLOSED) },
+        _ if flags & (flow::CLIENT_FIN | flow::BACKEND_FIN) != 0 => const { ticks(idle::CLOSING) },
+        _ if replied => const { ticks(idle::ESTABLISHED) },
+        _ => const { ticks(idle::OPENING) },
+    }
+}
+
+#[inline(always)]
+fn is_idle<const W: usize>(row: &Row<W>, proto: u8, now: u32) -> bool {
+    clock::elapsed(now, row.flow().seen) > limit(proto, row.flow().flags)
+}
+
+/// Whether a flow is expired, seen from its row `role` (ORIGIN or PATH): that row is idle, and so is the other.
+#[inline(always)]
+pub fn expired<const W: usize>(row: &Row<W>, proto: u8, role: u8, now: u32) -> bool {
+    is_idle(row, proto, now) && other_is_idle(row, proto, role, now)
+}
+
+#[inline(never)]
+fn other_is_idle<const W: usize>(row: &Row<W>, proto: u8, role: u8, now: u32) -> bool {
+    match other(row, proto, role) {
+        Some(other) => is_idle(&other, proto, now),
+        None => true,
+    }
+}
+
+/// The PATH row of an ORIGIN row, and the reverse.
+#[inline(always)]
+fn other<const W: usize>(row: &Row<W>, proto: u8, role: u8) -> Option<Row<W>> {
+    find(&key_of(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }))
+}
+
+/// Whether the flow of a RETURN row is still there: its PATH row is, speaks of the same source, and is not expired.
+#[inline(always)]
+pub fn holds_source<const W: usize>(row: &Row<W>, proto: u8, now: u32) -> bool {
+    let Some(path) = find(&key_of(row.flow(), proto, role::PATH)) else { return false };
+    path.flow().source == row.flow().source
+        && path.flow().source_port == row.flow().source_port
+        && !expired(&path, proto, role::PATH, now)
+}
+
+/// Whether the backend that a row names is still the one that was chosen, and alive.
+#[inline(always)]
+pub fn backend_lives<const W: usize>(flow: &Flow<W>) -> bool {
+    choose::live::<W>(flow.backend_id, flow.service, Some(flow.generation)).is_some()
+}
+
+/// Sets flags on both the row that was found (ORIGIN or PATH) and the other.
+#[inline(never)]
+pub fn mark<const W: usize>(row: &Row<W>, proto: u8, role: u8, flags: u32) {
+    row.set(flags);
+    if let Some(other) = other(row, proto, role) {
+        other.set(flags);
+    }
+    if migrating() {
+        migrate::follow(row.flow(), proto);
+    }
+}
+
+/// Copies the source that was written to a PATH row to its ORIGIN row.
+#[inline(always)]
+pub fn share_source<const W: usize>(path: &Row<W>, proto: u8) {
+    if let Some(origin) = other(path, proto, role::PATH) {
+        origin.set_source(&path.flow().source, path.flow().source_port);
+    }
+    if migrating() {
+        migrate::follow(path.flow(), proto);
+    }
+}
+
+/// Inserts a row beside those that its flow has already, and where another layout's programs look for it.
+#[inline(always)]
+pub fn insert<const W: usize>(key: &FlowKey<W>, row: &Flow<W>, established: bool) -> bool {
+    let map = if established { maps::flows::<W>() } else { maps::flows_new::<W>() };
+    if migrating() {
+        migrate::write_along(key, row);
+    }
+    map.insert(key, row, NO_EXIST).is_ok()
+}
+
+/// Moves the rows of a flow from `FLOWS_NEW` to `FLOWS`.
+#[inline(never)]
+pub fn establish<const W: usize>(row: &Row<W>, proto: u8) {
+    move_row(row.flow(), proto, role::RETURN);
+    move_row(row.flow(), proto, role::PATH);
+    // The row that was found goes last: with it the others are found.
+    move_row(row.flow(), proto, role::ORIGIN);
+}
+
+#[inline(always)]
+fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
+    if role == role::RETURN && flow.source_port == 0 {
+        return;
+    }
+    let key = key_of(flow, proto, role);
+    let Some(row) = maps::flows_new::<W>().get_ptr_mut(&key) else { return };
+    // SAFETY: as in `Row::flow`; the map copies the value.
+    if maps::flows::<W>().insert(&key, unsafe { &*row }, NO_EXIST).is_ok() {
+        let _ = maps::flows_new::<W>().remove(&key);
+    }
+}
+
+/// Ends a flow: folds its counters into its backend's, and removes its rows everywhere.
+#[inline(never)]
+pub fn end<const W: usize>(row: &Row<W>, proto: u8, role: u8) {
+    fold(row, proto, role);
+    let flow = row.flow();
+    if flow.source_port != 0 {
+        remove(&key_of(flow, proto, role::RETURN));
+    }
+    // The row that was found goes last: until then it names the others.
+    remove(&key_of(flow, proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }));
+    remove(&key_of(flow, proto, role));
+}
+
+/// Removes a row, wherever it is.
+#[inline(always)]
+pub fn remove<const W: usize>(key: &FlowKey<W>) {
+    let _ = maps::flows::<W>().remove(key);
+    let _ = maps::flows_new::<W>().remove(key);
+    if migrating() {
+        migrate::remove(key);
+    }
+}
+
+#[inline(never)]
+fn fold<const W: usize>(row: &Row<W>, proto: u8, role: u8) {
+    let flow = row.flow();
+    // The id may have a new owner by now, whose counters these packets are not.
+    let current = maps::backends::<W>().get(flow.backend_id).is_some_and(|row| row.generation == flow.generation);
+    if !current {
+        return;
+    }
+    let (mut packets, mut bytes) = (flow.packets, flow.bytes);
+    if let Some(other) = other(row, proto, role) {
+        packets += other.flow().packets;
+        bytes += other.flow().bytes;
+    }
+    count::ended::<W>(flow.backend_id, packets, bytes);
+}
