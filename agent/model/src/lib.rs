@@ -51,9 +51,9 @@ pub struct Config {
 /// On which of its Node's addresses a node serves node ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NodePortAddresses {
-    /// The first InternalIP of each family, else the first ExternalIP.
+    /// The first `InternalIP` of each family, else the first `ExternalIP`.
     #[default]
     Primary,
-    /// Every InternalIP and ExternalIP inside these prefixes.
+    /// Every `InternalIP` and `ExternalIP` inside these prefixes.
     Prefixes(Vec<IpNet>),
 }

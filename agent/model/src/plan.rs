@@ -138,7 +138,7 @@ impl<'a> Planner<'a> {
         self.frontends.extend(rows::rows(frontend, gate, outcomes));
     }
 
-    /// A ClusterIP that a link of this node carries is served by whoever put it there (NodeLocal DNSCache).
+    /// A ClusterIP that a link of this node carries is served by whoever put it there (as `NodeLocal` DNS caches do).
     fn left_to_link(&self, address: &ServiceAddress) -> bool {
         address.kind == FrontendKind::ClusterIP && self.view.links.contains(&address.address)
     }

@@ -35,14 +35,13 @@ impl SourceRanges {
     pub(crate) fn new(service: &Service, key: &ServiceKey, problems: &mut Vec<Problem>) -> Self {
         let (mut prefixes, mut unreadable) = (Vec::new(), false);
         for (field, text) in texts(service) {
-            match address::parse_prefix(text) {
-                Some(prefix) => prefixes.push(prefix),
-                None => {
-                    unreadable = true;
-                    let message = format!("{:?} is no prefix", text.trim());
-                    problems.push(problem::of_service(Reason::InvalidSourceRange, key, field, message));
-                }
-            }
+            let Some(prefix) = address::parse_prefix(text) else {
+                unreadable = true;
+                let message = format!("{:?} is no prefix", text.trim());
+                problems.push(problem::of_service(Reason::InvalidSourceRange, key, field, message));
+                continue;
+            };
+            prefixes.push(prefix);
         }
         let family = |family| Ranges::new(prefixes.iter().filter(|p| Family::of_prefix(p) == family), unreadable);
         Self { v4: family(Family::V4), v6: family(Family::V6) }

@@ -115,6 +115,14 @@ impl ServiceInfo {
         addresses.chain(node_ports).chain(self.health_check_port.map(|port| Claim::NodePort(port, Protocol::Tcp)))
     }
 
+    /// Adds an address unless an earlier field had it. `LoadBalancer` addresses come before external ones, so that
+    /// source ranges hold for an address that is both.
+    fn add(&mut self, address: IpAddr, kind: FrontendKind, field: AddressField) {
+        if self.addresses.iter().all(|known| known.address != address) {
+            self.addresses.push(ServiceAddress { address, kind, field });
+        }
+    }
+
     /// Addresses of one kind.
     pub(crate) fn addresses_of(&self, kind: FrontendKind) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().filter(move |address| address.kind == kind).map(|address| address.address)
@@ -296,7 +304,7 @@ impl Digest<'_> {
         for (field, text) in listed.chain(single).filter(|(_, text)| !text.is_empty()) {
             let Some(address) = self.address(field, text) else { continue };
             info.families.push(Family::of(address));
-            self.add(info, address, FrontendKind::ClusterIP, field);
+            info.add(address, FrontendKind::ClusterIP, field);
         }
         if spec.cluster_ip.is_empty() && spec.cluster_ips.is_empty() {
             info.families.extend(spec.ip_families.iter().filter_map(|name| Family::named(name)));
@@ -318,7 +326,7 @@ impl Digest<'_> {
             let Some(address) = self.address(field, &ingress.ip) else { continue };
             // Not a problem: a provider may list addresses that it translates itself.
             if info.families.contains(&Family::of(address)) {
-                self.add(info, address, FrontendKind::LoadBalancer, field);
+                info.add(address, FrontendKind::LoadBalancer, field);
             }
         }
     }
@@ -337,7 +345,7 @@ impl Digest<'_> {
                 self.problem(Reason::ExternalIPNotAllowed, field, message);
                 continue;
             }
-            self.add(info, address, FrontendKind::ExternalIP, field);
+            info.add(address, FrontendKind::ExternalIP, field);
         }
     }
 
@@ -352,13 +360,5 @@ impl Digest<'_> {
             return None;
         }
         Some(address)
-    }
-
-    /// Adds an address unless an earlier field had it. LoadBalancer addresses come before external ones, so that source
-    /// ranges hold for an address that is both.
-    fn add(&mut self, info: &mut ServiceInfo, address: IpAddr, kind: FrontendKind, field: AddressField) {
-        if info.addresses.iter().all(|known| known.address != address) {
-            info.addresses.push(ServiceAddress { address, kind, field });
-        }
     }
 }
