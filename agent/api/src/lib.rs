@@ -1,4 +1,7 @@
 //! Types shared by the agent and its command line: what `-o json` prints and what the Unix socket carries.
 
+pub mod backends;
 pub mod flows;
 pub mod plan;
+pub mod services;
+pub mod status;
