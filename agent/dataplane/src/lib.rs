@@ -4,16 +4,33 @@
 //! ServicePlan ─► rows (pure) ─► reconcile: what changed? ─► Store ─► the kernel's maps ─► views
 //!                                  │    │
 //!                      maglev, slab, ids (who owns what)
+//!
+//! Dataplane::open ─► pins, migrate ─► object (aya) ─► sockets, links: hooks ─► kernel: Store
 //! ```
 
 pub mod codec;
+mod dataplane;
+mod error;
 pub mod fake;
 pub mod flow;
 mod hash;
 pub mod ids;
+pub mod kernel;
 pub mod ledger;
+pub mod limits;
+pub mod links;
 pub mod maglev;
+mod migrate;
+mod netlink;
+pub mod netns;
+pub mod object;
+mod pins;
 pub mod reconcile;
 pub mod rows;
 pub mod slab;
+mod sockets;
 pub mod store;
+mod sys;
+
+pub use dataplane::{Dataplane, Options, SocketMode, cleanup};
+pub use error::Error;

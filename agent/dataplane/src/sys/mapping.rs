@@ -1,0 +1,62 @@
+//! Arrays mapped into the process.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU16, AtomicU64},
+};
+
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+
+use super::Map;
+
+/// A mapping of a whole array. The programs read it while we write, so it is seen through atomics only.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: the memory is shared with the kernel anyway and reached through atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: likewise.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps an array that was made with BPF_F_MMAPABLE; its values must be a multiple of 8 bytes long.
+    pub fn new(map: &Map) -> io::Result<Self> {
+        let shape = map.shape();
+        let array = shape.is(bpf_map_type::BPF_MAP_TYPE_ARRAY) && shape.flags & BPF_F_MMAPABLE != 0;
+        if !array || shape.value % 8 != 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array that can be mapped"));
+        }
+        let length = shape.value as usize * shape.rows as usize;
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, map.as_fd().as_raw_fd(), 0) };
+        match NonNull::new(base) {
+            Some(base) if base.as_ptr() != libc::MAP_FAILED => Ok(Self { base, length }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The array as words of 64 bits.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped, page-aligned, `length` bytes long, and atomics allow others to write.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.length / 8) }
+    }
+
+    /// The array as units of 16 bits.
+    pub fn units(&self) -> &[AtomicU16] {
+        // SAFETY: as in `words`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.length / 2) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; the borrow checker ended all slices of it.
+        unsafe { libc::munmap(self.base.as_ptr(), self.length) };
+    }
+}
