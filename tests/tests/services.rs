@@ -3,23 +3,11 @@
 //! firewall is between.
 
 use anyhow::{Context as _, Result, anyhow};
-use culvert_tests::agent::{Cluster, Options, SocketMode};
+use culvert_tests::agent::{Options, SocketMode};
 use culvert_tests::manifests::Service;
-use culvert_tests::matrix::{PORT, TARGET, check, node_port, protocols};
-use culvert_tests::place::Place;
-use culvert_tests::topology::{Lab, PodLinks};
-use culvert_tests::traffic::Server;
+use culvert_tests::stage::{Cast, Scenery, everywhere, targeting};
+use culvert_tests::topology::PodLinks;
 use serde_json::json;
-
-/// The pods: a and p on n1, c and q on n2. a and c serve, so do the hosts n1 and n2; p and q only ask.
-struct Cast {
-    a: Place,
-    c: Place,
-    p: Place,
-    q: Place,
-    n1: Place,
-    n2: Place,
-}
 
 struct Case {
     /// The Service's name.
@@ -188,47 +176,39 @@ const CASES: &[Case] = &[
     },
 ];
 
+const NOBODY: u8 = 90;
+
+/// Endpoints that are ready, and a port that no program listens on: the refusal is the pod's own, translated back.
+const NOBODY_LISTENS: (u8, &str, &str) = (
+    NOBODY,
+    "nobody-listens",
+    "
+        client  lb           refused
+        client  nodeport@n1  refused
+        p       cluster      refused
+        n1      cluster      refused
+    ",
+);
+
 fn run(links: PodLinks, mode: SocketMode, firewall: bool) -> Result<()> {
-    let mut lab = Lab::new(links)?;
-    let cast = Cast {
-        a: lab.pod(0, "a")?,
-        c: lab.pod(1, "c")?,
-        p: lab.pod(0, "p")?,
-        q: lab.pod(1, "q")?,
-        n1: lab.nodes[0].host.clone(),
-        n2: lab.nodes[1].host.clone(),
-    };
+    let scenery = Scenery::new(links)?;
     if firewall {
-        lab.firewall()?;
+        scenery.lab.firewall()?;
     }
-    let ports: Vec<_> = protocols().into_iter().map(|protocol| (protocol, TARGET)).collect();
-    let servers = [&cast.a, &cast.c, &cast.n1, &cast.n2].map(|place| Server::start(place, &ports));
-    let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
-    for (n, case) in (1..).zip(CASES) {
-        lab.manifests.apply(&(case.shape)(everywhere(case.name, n), &cast))?;
-    }
-    let cluster = Cluster::start(lab, &Options::new(mode)?)?;
-    let places = [&cast.a, &cast.c, &cast.p, &cast.q];
+    let service = |(n, case): (u8, &Case)| (case.shape)(everywhere(case.name, n), &scenery.cast);
+    let mut services: Vec<_> = (1..).zip(CASES).map(service).collect();
+    services.push(targeting("nobody-listens", NOBODY, 9).ready("n1", &scenery.cast.a).ready("n2", &scenery.cast.c));
+    let stage = scenery.start(&Options::new(mode)?, &services)?;
     let mut failures = Vec::new();
-    for (n, case) in (1..).zip(CASES) {
-        if let Err(error) = check(&cluster.lab, &places, n, case.table) {
-            failures.push(format!("{}:\n{error}", case.name));
+    for (n, name, table) in (1..).zip(CASES).map(|(n, case)| (n, case.name, case.table)).chain([NOBODY_LISTENS]) {
+        if let Err(error) = stage.check(n, table) {
+            failures.push(format!("{name}:\n{error}"));
         }
     }
-    drop(servers);
     if failures.is_empty() {
         return Ok(());
     }
     Err(anyhow!("{}", failures.join("\n"))).with_context(|| format!("{links:?} pods, socket mode {mode:?}"))
-}
-
-/// A Service of every protocol with every kind of frontend, its number N in each address.
-fn everywhere(name: &str, n: u8) -> Service {
-    let service = Service::new(name, n);
-    let service = protocols()
-        .into_iter()
-        .fold(service, |service, protocol| service.port(&format!("{protocol:?}").to_uppercase(), PORT, TARGET));
-    service.node_port(node_port(n)).external_ips(n).load_balancer(100 + n)
 }
 
 #[test]

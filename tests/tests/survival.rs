@@ -1,0 +1,143 @@
+//! What an agent's death costs those whose traffic it set up: nothing.
+//!
+//! Each scenario runs under open-loop load of 5,000 requests a second, from outside and from a pod, next to an equal run in
+//! which nothing happens; both are printed.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_tests::agent::{Agent, Options, SocketMode};
+use culvert_tests::matrix::PORT;
+use culvert_tests::place::Family;
+use culvert_tests::stage::{Scenery, Stage, everywhere};
+use culvert_tests::topology::{PodLinks, cluster_ip, external_ip};
+use culvert_tests::traffic::{Load, Report};
+
+/// How long load goes before and after each event.
+const BREATH: Duration = Duration::from_millis(700);
+
+fn stage(mode: SocketMode) -> Result<Stage> {
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    scenery.lab.firewall()?;
+    let service = everywhere("web", 1).ready("n1", &scenery.cast.a).ready("n2", &scenery.cast.c);
+    scenery.start(&Options::new(mode)?, [&service])
+}
+
+/// Does `work` to the agent of n1 under load from the client and from a pod of n1, half of the rate each.
+fn under_load(stage: &mut Stage, family: Family, work: impl FnOnce(&mut Agent) -> Result<()>) -> Result<[Report; 2]> {
+    let half = |to| Load { to, streams: 10, stream_rate: 1_500, connect_rate: 250, sockets: 6, datagram_rate: 750 };
+    let outside = half((external_ip(family, 101), PORT).into()).start(&stage.cluster.lab.client)?;
+    let inside = half((cluster_ip(family, 1), PORT).into()).start(&stage.cast.p)?;
+    std::thread::sleep(BREATH);
+    work(&mut stage.cluster.agents[0])?;
+    std::thread::sleep(BREATH);
+    Ok([outside.finish(), inside.finish()])
+}
+
+/// Does the work under load, then has the same load for the same time without it, and compares.
+fn survives(name: &str, mode: SocketMode, family: Family, work: impl FnOnce(&mut Agent) -> Result<()>) -> Result<()> {
+    let mut stage = stage(mode)?;
+    let hit = under_load(&mut stage, family, work)?;
+    let calm = hit[0].seconds.saturating_sub(BREATH * 2);
+    let control = under_load(&mut stage, family, |_| {
+        std::thread::sleep(calm);
+        Ok(())
+    })?;
+    for (place, hit, control) in [("outside", &hit[0], &control[0]), ("a pod", &hit[1], &control[1])] {
+        // Past the capture of the test's output: these figures are wanted when all is well, too.
+        let mut stderr = std::io::stderr().lock();
+        writeln!(stderr, "{name}, {mode:?}, {family:?}, from {place}: {hit}\nthe same without: {control}\n")?;
+    }
+    for (hit, control) in hit.iter().zip(&control) {
+        ensure!(control.clean(), "{name}: the control run is not clean: {control}");
+        ensure!(hit.clean(), "{name}: {hit}");
+        ensure!(hit.rate() > 2_250, "{name}: {} requests a second are not half of 5,000", hit.rate());
+    }
+    Ok(())
+}
+
+/// Kills the agent, and starts it again once the load has gone on without it for a while.
+fn replace(agent: &mut Agent, binary: Option<&Path>) -> Result<()> {
+    agent.kill()?;
+    std::thread::sleep(BREATH);
+    agent.restart(binary)?;
+    agent.settle()
+}
+
+#[test]
+fn kill_and_restart() -> Result<()> {
+    for (mode, family) in [(SocketMode::Host, Family::V4), (SocketMode::All, Family::V6)] {
+        survives("kill -9 and restart", mode, family, |agent| replace(agent, None))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn killed_again_and_again_while_it_starts() -> Result<()> {
+    // At another moment of its start each time: what a crash leaves at any point is put right.
+    let again = |agent: &mut Agent| {
+        agent.kill()?;
+        for milliseconds in [2, 5, 10, 20, 40, 80, 160, 320] {
+            agent.restart(None)?;
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            agent.kill()?;
+        }
+        agent.restart(None)?;
+        agent.settle()
+    };
+    survives("killed while it starts", SocketMode::Host, Family::V4, again)
+}
+
+#[test]
+fn terminate_and_restart() -> Result<()> {
+    survives("SIGTERM and restart", SocketMode::Host, Family::V6, |agent| {
+        let status = agent.terminate()?;
+        ensure!(status.success(), "{status}: {}", agent.log());
+        std::thread::sleep(BREATH);
+        agent.restart(None)?;
+        agent.settle()
+    })
+}
+
+#[test]
+fn upgrade_and_downgrade_to_another_map_layout() -> Result<()> {
+    // Built with `--features layout-next`: a flow row has one field more.
+    let next = std::env::var_os("CULVERT_NEXT_BIN").map(PathBuf::from);
+    let next = next.context("CULVERT_NEXT_BIN names no agent of the other map layout")?;
+    let this = Options::new(SocketMode::Host)?.binary;
+    for (mode, family) in
+        [(SocketMode::Host, Family::V4), (SocketMode::Host, Family::V6), (SocketMode::All, Family::V4)]
+    {
+        survives("upgrade, downgrade, upgrade", mode, family, |agent| {
+            [&next, &this, &next].into_iter().try_for_each(|binary| replace(agent, Some(binary)))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn endpoints_change_under_load() -> Result<()> {
+    let mut stage = stage(SocketMode::Host)?;
+    let (a, c) = (stage.cast.a.clone(), stage.cast.c.clone());
+    for family in Family::BOTH {
+        let load = Load { sockets: 0, ..Load::mixed((external_ip(family, 101), PORT).into()) };
+        let load = load.start(&stage.cluster.lab.client)?;
+        for service in [
+            everywhere("web", 1).ready("n2", &c),
+            everywhere("web", 1).ready("n1", &a).ready("n2", &c),
+            everywhere("web", 1).ready("n1", &a),
+            everywhere("web", 1).ready("n1", &a).ready("n2", &c),
+        ] {
+            std::thread::sleep(BREATH);
+            stage.cluster.apply([&service])?;
+        }
+        std::thread::sleep(BREATH);
+        let report = load.finish();
+        writeln!(std::io::stderr(), "endpoints come and go, {family:?}: {report}\n")?;
+        ensure!(report.clean(), "{report}");
+        ensure!(report.connects.servers.len() == 2, "{:?}", report.connects.servers);
+    }
+    Ok(())
+}
