@@ -19,7 +19,7 @@ const INHERITED: [&str; 6] =
     ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTDOC", "RUSTUP_TOOLCHAIN"];
 
 fn main() -> ExitCode {
-    match object().and_then(|object| install(&object)) {
+    match object().and_then(|object| install(&object, "culvert.o")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             for line in message.lines() {
@@ -41,9 +41,9 @@ fn object() -> Result<PathBuf, String> {
     build()
 }
 
-/// Copies the object to the place that `object.rs` embeds.
-fn install(object: &Path) -> Result<(), String> {
-    let to = variable("OUT_DIR")?.join("culvert.o");
+/// Copies an object to its place in the output directory; `object.rs` embeds `culvert.o`.
+fn install(object: &Path, name: &str) -> Result<(), String> {
+    let to = variable("OUT_DIR")?.join(name);
     fs::copy(object, &to).map_err(|error| format!("cannot copy {} to {}: {error}", object.display(), to.display()))?;
     Ok(())
 }
@@ -77,7 +77,10 @@ fn build() -> Result<PathBuf, String> {
         let log = String::from_utf8_lossy(&output.stderr);
         return Err(format!("the kernel programs do not build with {}:\n{log}", compiler.rustc.display()));
     }
-    Ok(target_dir.join(TARGET).join("release/culvert-ebpf"))
+    let objects = target_dir.join(TARGET).join("release");
+    // Not embedded: the benchmark finds it beside the object.
+    install(&objects.join("culvert-shim"), "shim.o")?;
+    Ok(objects.join("culvert-ebpf"))
 }
 
 /// Flags of the inner build, in cargo's encoding. `bpf_target_arch` is the machine the programs will run on.

@@ -10,10 +10,12 @@
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
+//! | [`bench`] | what a packet, a connect and a connection cost |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
 //! | [`sockets`] | a host and a pod whose sockets are hooked |
 
 pub mod agent;
+pub mod bench;
 pub mod manifests;
 pub mod matrix;
 pub mod place;

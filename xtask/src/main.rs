@@ -2,12 +2,13 @@
 //!
 //! One module for each command; what they share is below them:
 //! ```text
-//!  setup   lint   test   demo   vm         commands
+//!  setup   lint   test   demo   bench   vm commands
 //!            └──────┴── step ───┘          steps: limits, log files, outcomes, the table at the end
 //!  cargo   kernel                          calls of cargo; the compiler of the kernel programs
 //!  process   ui   workspace                child processes, the terminal, paths
 //! ```
 
+mod bench;
 mod cargo;
 mod demo;
 mod kernel;
@@ -43,6 +44,8 @@ enum Task {
     Test(test::Arguments),
     /// Show the main job: two nodes, real servers, a backend scaled away, an agent killed under load
     Demo(demo::Arguments),
+    /// Measure what a packet, a connect and a connection cost
+    Bench(bench::Arguments),
     /// Boot a Debian kernel under QEMU, with this machine's files as its root, and run a command there
     Vm(vm::Arguments),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Lint(arguments) => lint::run(&workspace, &arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Demo(arguments) => demo::run(&workspace, &arguments),
+        Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
     });
     outcome.unwrap_or_else(|error| {

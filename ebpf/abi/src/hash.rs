@@ -1,6 +1,6 @@
 //! The hashes that every node must compute alike. Changing one moves flows between nodes of different versions.
 
-/// Mixes one word into the state (the round and the finish of MurmurHash3 x86_32, public domain).
+/// Mixes one word into the state (the round and the finish of `MurmurHash3` `x86_32`, public domain).
 #[inline(always)]
 const fn mix(state: u32, word: u32) -> u32 {
     let k = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);

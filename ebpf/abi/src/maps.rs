@@ -337,13 +337,13 @@ pub mod flow {
 
 /// Idle limits of flows, in seconds.
 pub mod idle {
-    /// TCP and SCTP, both directions seen (kube-proxy's nf_conntrack_tcp_timeout_established: 24 h).
+    /// TCP and SCTP, both directions seen (kube-proxy's `nf_conntrack_tcp_timeout_established`: 24 h).
     pub const ESTABLISHED: u32 = 86_400;
     /// TCP and SCTP before a reply.
     pub const OPENING: u32 = 120;
     /// TCP and SCTP after both FINs or a reset.
     pub const CLOSED: u32 = 10;
-    /// TCP and SCTP after one FIN (kube-proxy's nf_conntrack_tcp_timeout_close_wait: 1 h).
+    /// TCP and SCTP after one FIN (kube-proxy's `nf_conntrack_tcp_timeout_close_wait`: 1 h).
     pub const CLOSING: u32 = 3_600;
     /// UDP before a reply.
     pub const UDP_NEW: u32 = 30;

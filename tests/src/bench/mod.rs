@@ -1,0 +1,4 @@
+//! Benchmarks: what a packet, a connect and a connection cost. They print; they judge nothing.
+
+pub mod packets;
+pub mod path;
