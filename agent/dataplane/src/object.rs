@@ -18,7 +18,8 @@ use crate::{
     sys::{self, Shape},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/culvert.o"));
+/// The kernel object, as built with this crate.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/culvert.o"));
 
 /// The programs of the packet hooks.
 pub const PACKET_PROGRAMS: [&str; 6] =

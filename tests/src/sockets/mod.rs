@@ -12,9 +12,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use culvert_abi::{Config, address, proto};
-use nix::{getsockopt_impl, libc, sockopt_impl};
 
 use crate::place::{Family, Place};
 use crate::scope::Scope;
@@ -149,10 +148,5 @@ fn number(protocol: Protocol) -> u8 {
 }
 
 fn netns_cookie(place: &Place) -> Result<u64> {
-    place.run(|| {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-        nix::sys::socket::getsockopt(&socket, NetnsCookie).context("SO_NETNS_COOKIE")
-    })
+    place.run(|| Ok(culvert_dataplane::netns::cookie()?))
 }
-
-sockopt_impl!(NetnsCookie, GetOnly, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, u64);

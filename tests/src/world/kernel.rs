@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupAttachMode, Program};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use culvert_abi::{Config, FrontendKey, Reason, ServiceCounters, V4, V6};
+use culvert_dataplane::object::OBJECT;
 
 use super::{Backend, Frontend, Link, View, World, slab};
 
@@ -28,7 +29,7 @@ impl Kernel {
         for (map, size) in sizes {
             loader.map_max_entries(map, *size);
         }
-        let object = loader.load(&object()?).context("the kernel object")?;
+        let object = loader.load(OBJECT).context("the kernel object")?;
         Ok(Self { object, world: World::default() })
     }
 
@@ -279,10 +280,4 @@ fn replace<Name: Ord, Row: PartialEq, K: Pod, V: Pod>(
         map.remove(&key(name)?)?;
     }
     Ok(())
-}
-
-/// The bytes of the kernel object.
-fn object() -> Result<Vec<u8>> {
-    let path = std::env::var_os("CULVERT_EBPF_OBJECT").context("CULVERT_EBPF_OBJECT")?;
-    Ok(std::fs::read(path)?)
 }
