@@ -28,14 +28,21 @@ pub(crate) struct View<'a> {
 
 /// Plans one Service.
 pub(crate) fn plan(key: &ServiceKey, info: &ServiceInfo, slices: &Slices, view: View) -> ServicePlan {
-    let mut planner = Planner { key, info, slices, view, frontends: Vec::new(), problems: info.problems.clone() };
+    let mut planner = Planner {
+        key,
+        info,
+        slices,
+        view,
+        frontends: Vec::new(),
+        problems: info.problems.clone(),
+        left_to_link: false,
+    };
     let mut skipped = info.skipped;
     let health_check = planner.health_check();
     if skipped.is_none() {
         planner.serve();
         planner.problems.extend(slices.values().flat_map(|slice| slice.problems.iter().cloned()));
-        let on_link = |address| view.links.contains(&address);
-        if planner.frontends.is_empty() && info.addresses_of(FrontendKind::ClusterIP).any(on_link) {
+        if planner.left_to_link && planner.frontends.is_empty() {
             skipped = Some("clusterIPOnLink");
         }
     }
@@ -78,6 +85,8 @@ struct Planner<'a> {
     view: View<'a>,
     frontends: Vec<FrontendPlan>,
     problems: Vec<Problem>,
+    /// Some ClusterIP is served by whoever put it on a link.
+    left_to_link: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -97,9 +106,14 @@ impl<'a> Planner<'a> {
         let place = Place { node: self.view.name, zone: self.view.node.and_then(|node| node.zone.as_deref()) };
         let endpoints = Endpoints::new(self.slices, wanted, place, info.internal_local || info.external_local);
         for address in info.addresses.iter().filter(|address| Family::of(address.address) == family) {
-            if self.holds_address(address, port) && !self.left_to_link(address) {
-                self.push(port, address.address, port.port, address.kind, gate, &endpoints);
+            if !self.holds_address(address, port) {
+                continue;
             }
+            if self.is_on_link(address) {
+                self.left_to_link = true;
+                continue;
+            }
+            self.push(port, address.address, port.port, address.kind, gate, &endpoints);
         }
         let Some(node_port) = port.node_port.filter(|_| with_node_port) else { return };
         let addresses = self.view.node.map_or(&[][..], |node| &node.node_port_addresses);
@@ -139,7 +153,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A ClusterIP that a link of this node carries is served by whoever put it there (as `NodeLocal` DNS caches do).
-    fn left_to_link(&self, address: &ServiceAddress) -> bool {
+    fn is_on_link(&self, address: &ServiceAddress) -> bool {
         address.kind == FrontendKind::ClusterIP && self.view.links.contains(&address.address)
     }
 

@@ -1,5 +1,7 @@
 //! Runs the table tests of `tests/cases`; `tests/cases/README.md` says how they are written.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::net::IpAddr;
