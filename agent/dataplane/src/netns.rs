@@ -19,10 +19,10 @@ pub fn cookie() -> Result<u64, Error> {
 
 /// Makes sure that a path is on a bpf file system: mounts one if there is none and the agent may.
 pub fn ensure_bpffs(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(Error::at(path))?;
     if is_bpffs(path) {
         return Ok(());
     }
-    fs::create_dir_all(path).map_err(Error::at(path))?;
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|_| Error::NoBpffs(path.to_owned()))
 }
 

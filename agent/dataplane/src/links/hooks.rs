@@ -154,11 +154,18 @@ impl Hooks {
     fn hook(&mut self, object: &Object, index: u32, role: Role, direction: Direction) -> Result<(), Error> {
         let failed = |source| Error::Hook { hook: direction.name(), index, source };
         let (name, at) = (role.program(direction), (direction, index));
+        let path = self.pins.hook(direction, index);
         let held = self.held.get(&at).filter(|held| match (&held.link, self.method) {
-            (Some(link), Method::Tcx) => is_at(link, direction, index) && self.pins.hook(direction, index).exists(),
+            (Some(link), Method::Tcx) => is_at(link, direction, index),
             (None, Method::Clsact) => matches!(clsact::attached(&self.netlink, index, direction), Ok(Some(_))),
             _ => false,
         });
+        if let Some(Held { link: Some(link), .. }) = held
+            && !path.exists()
+        {
+            tracing::warn!(link = index, hook = direction.name(), "a pin was removed by somebody else; it is put back");
+            link.pin(&path).map_err(failed)?;
+        }
         if held.is_some_and(|held| held.role == role) {
             return Ok(());
         }
@@ -181,7 +188,6 @@ impl Hooks {
                 None
             }
             Method::Tcx => {
-                let path = self.pins.hook(direction, index);
                 unpin(&path)?;
                 let (kind, anchor) = attach_type(direction);
                 let link = Link::create(program, Target::Interface(index), kind, anchor).map_err(failed)?;

@@ -32,7 +32,7 @@ use crate::{
 /// `RTNLGRP_*` of links, filters, addresses and routes.
 const GROUPS: [u32; 6] = [1, 4, 5, 7, 9, 11];
 /// A hook that somebody removed is back after at most this time.
-const LOOK: Duration = Duration::from_millis(900);
+const LOOK: Duration = Duration::from_millis(800);
 
 /// Keeps the hooks of links and sockets. [`Links::run`] is the task.
 #[derive(Debug)]
