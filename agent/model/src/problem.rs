@@ -95,3 +95,18 @@ pub(crate) fn of_slice(reason: Reason, slice: &ObjectKey, field: impl Display, m
         object: format!("EndpointSlice/{}/{}", slice.namespace, slice.name),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_explained() {
+        let text = include_str!("../../../docs/PROBLEMS.md");
+        let explained: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        for reason in Reason::ALL {
+            assert!(explained.contains(&&*reason.name()), "docs/PROBLEMS.md lacks {}", reason.name());
+        }
+        assert_eq!(explained.len(), Reason::ALL.len(), "docs/PROBLEMS.md explains what there is not");
+    }
+}
