@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Leave everything running, and say how to look around
     #[arg(long)]
     keep: bool,
+    /// End what an earlier run was told to keep
+    #[arg(long, conflicts_with = "keep")]
+    remove: bool,
 }
 
 /// Time that one call of cargo may take.
@@ -32,8 +35,10 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::run(workspace)?;
     let artifacts = alone(workspace, "build", LIMIT, test::build_programs)?;
     let mut demo = command(workspace, &artifacts)?;
-    if arguments.keep {
-        demo.arg("--keep");
+    for (chosen, argument) in [(arguments.keep, "--keep"), (arguments.remove, "--remove")] {
+        if chosen {
+            demo.arg(argument);
+        }
     }
     let status = demo.status().context("cannot start the demo")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -112,6 +112,17 @@ pub fn alone<T>(
     outcome.with_context(|| name.to_owned())
 }
 
+/// The same for a command that may fail, because there is another way; whether it did not.
+pub fn attempt(workspace: &Workspace, name: &str, limit: Duration, command: Command) -> Result<bool> {
+    let mut job = Job::start(workspace, name, limit)?;
+    let outcome = job.run(command);
+    match &outcome {
+        Ok(()) => job.end("ok", ""),
+        Err(error) => job.end("-", &format!("did not work: {error:#}")),
+    }
+    Ok(outcome.is_ok())
+}
+
 /// Results of single tests.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Counts {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     kernel::{NIGHTLY, Toolchain},
-    step::alone,
+    step::{alone, attempt},
     ui::say,
     workspace::{Workspace, find_program},
 };
@@ -63,7 +63,7 @@ fn install_toolchain(workspace: &Workspace) -> Result<Toolchain> {
             None => (NIGHTLY, tools::nightly()),
         };
         // Where rustup's servers are out of reach this fails soon, and Debian's compiler serves.
-        let _ = step(workspace, name, tools::DOWNLOAD_LIMIT, command);
+        attempt(workspace, &format!("setup: {name}"), tools::LIMIT, command)?;
     }
     if let Some(toolchain) = Toolchain::find() {
         return Ok(toolchain);

@@ -4,10 +4,8 @@ use std::{env, process::Command, time::Duration};
 
 use crate::{kernel::NIGHTLY, process, workspace::search_path};
 
-/// Time that building one tool may take.
-pub const LIMIT: Duration = Duration::from_mins(20);
-/// Time that rustup may take for what there is another way to.
-pub const DOWNLOAD_LIMIT: Duration = Duration::from_mins(3);
+/// Time that building or fetching one tool may take.
+pub const LIMIT: Duration = Duration::from_mins(15);
 
 /// A program that `cargo install` builds.
 pub struct Tool {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Tests of [`TEST_PACKAGE`] that feed prepared packets to the kernel programs.
-const PACKETS: &[&str] = &["packets"];
+const PACKETS: &[&str] = &["prog_run"];
 /// Those that compare the kernel programs with the oracle.
 const ORACLE: &[&str] = &["oracle"];
 /// Generated packets of the oracle's, unless `CULVERT_ORACLE_PACKETS` says more.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cargo::Artifacts,
     step::{Job, Verdict},
-    vm::{self, Kernel, Machine, quote},
+    vm::{self, Console, Kernel, Machine, quote},
 };
 
 /// The shell script that runs the tests there, one program after the other.
@@ -30,7 +30,7 @@ fn script(artifacts: &Artifacts) -> Result<String> {
 pub fn run(job: &mut Job, kernel: Kernel) -> Result<Verdict> {
     let artifacts = build(job)?;
     let image = vm::fetch(job.workspace, kernel, &mut |_| {})?;
-    let mut machine = Machine::prepare(job.workspace, &image, &script(&artifacts)?)?;
+    let mut machine = Machine::prepare(job.workspace, &image, Console::Output, &script(&artifacts)?)?;
     let emulator = machine.command();
     job.run(emulator)?;
     match machine.result()? {

@@ -17,6 +17,24 @@ const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
 const MEMORY: &str = "3G";
 const PROCESSORS: &str = "2";
 
+/// Who sits at the machine's console.
+#[derive(Clone, Copy)]
+pub enum Console {
+    /// Nobody: its output is read, and an interrupt ends the machine.
+    Output,
+    /// A person: every key goes to the machine, but for Ctrl-A X, which ends it.
+    Terminal,
+}
+
+impl Console {
+    fn device(self) -> &'static str {
+        match self {
+            Self::Output => "stdio",
+            Self::Terminal => "mon:stdio",
+        }
+    }
+}
+
 /// A machine ready to run. Its files and its file server go when it is dropped.
 pub struct Machine {
     directory: PathBuf,
@@ -27,7 +45,7 @@ pub struct Machine {
 
 impl Machine {
     /// Prepares a machine that boots `image`, runs the shell script `script` in the workspace, and switches itself off.
-    pub fn prepare(workspace: &Workspace, image: &Image, script: &str) -> Result<Self> {
+    pub fn prepare(workspace: &Workspace, image: &Image, console: Console, script: &str) -> Result<Self> {
         let directory = workspace.cache.join("vm").join(process::id().to_string());
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let archive = directory.join("initramfs");
@@ -35,7 +53,7 @@ impl Machine {
 
         let socket = directory.join("files.sock");
         let files = serve_files(&socket)?;
-        let emulator = emulator(&directory, &image.vmlinuz, &archive, &socket);
+        let emulator = emulator(console, &directory, &image.vmlinuz, &archive, &socket);
         Ok(Self { directory, release: image.release.clone(), files, emulator })
     }
 
@@ -98,7 +116,7 @@ fn serve_files(socket: &Path) -> Result<Child> {
         .with_context(|| format!("cannot start {VIRTIOFSD}"))
 }
 
-fn emulator(directory: &Path, vmlinuz: &Path, archive: &Path, socket: &Path) -> Command {
+fn emulator(console: Console, directory: &Path, vmlinuz: &Path, archive: &Path, socket: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     // QEMU 7.2's cmpxchg16b loses the flags now and then, and Linux 6.12 double-faults in its allocator: go without.
     qemu.args(["-machine", "pc,accel=tcg,memory-backend=memory", "-cpu", "max,-cx16"])
@@ -108,7 +126,7 @@ fn emulator(directory: &Path, vmlinuz: &Path, archive: &Path, socket: &Path) -> 
         .args(["-chardev", &format!("socket,id=files,path={}", socket.display())])
         .args(["-device", "vhost-user-fs-pci,chardev=files,tag=host,queue-size=1024"])
         // The console, and a second line for the exit code.
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", console.device()])
         .args(["-serial", &format!("file:{}", directory.join("status").display())])
         .arg("-kernel")
         .arg(vmlinuz)

@@ -19,7 +19,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::{setup, workspace::Workspace};
-pub use machine::Machine;
+pub use machine::{Console, Machine};
 
 /// Arguments of `vm`.
 #[derive(Args)]
@@ -60,8 +60,9 @@ impl Kernel {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::run(workspace)?;
     let image = kernel::image(workspace, arguments.kernel, &mut |line| crate::ui::say(&format!("      {line}")))?;
-    let script = script(&arguments.command, arguments.keep || arguments.command.is_empty());
-    let machine = Machine::prepare(workspace, &image, &script)?;
+    let shell = arguments.keep || arguments.command.is_empty();
+    let console = if shell { Console::Terminal } else { Console::Output };
+    let machine = Machine::prepare(workspace, &image, console, &script(&arguments.command, shell))?;
     Ok(ExitCode::from(machine.run_here()?))
 }
 
