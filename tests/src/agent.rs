@@ -100,6 +100,11 @@ impl Agent {
         &self.node
     }
 
+    /// The binary that runs.
+    pub fn binary(&self) -> &Path {
+        &self.options.binary
+    }
+
     /// The agent's process id.
     pub fn id(&self) -> u32 {
         self.process.id()

@@ -11,11 +11,15 @@
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
 //! | [`bench`] | what a packet, a connect and a connection cost |
+//! | [`demo`] | `cargo xtask demo` |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
+//! | [`fixture`] | packets in, verdicts and packets out |
 //! | [`sockets`] | a host and a pod whose sockets are hooked |
 
 pub mod agent;
 pub mod bench;
+pub mod demo;
+pub mod fixture;
 pub mod manifests;
 pub mod matrix;
 pub mod place;

@@ -30,9 +30,9 @@ const CASES: &[Case] = &[
             client  cluster      a:client  c:n1
             n2      nodeport@n1  a:n2      c:n1
             p       cluster      a:p       c:p
-            p       lb           a:p       c:p/n1
-            p       external     a:p       c:p/n1
-            p       nodeport@n1  a:p       c:p/n1
+            p       lb           a:p       c:p
+            p       external     a:p       c:p
+            p       nodeport@n1  a:p       c:p
             p       nodeport@n2  a:n2      c:p
             q       cluster      a:q       c:q
             n1      cluster      a:n1      c:n1
@@ -83,7 +83,7 @@ const CASES: &[Case] = &[
             n2      cluster      c:n2
             client  lb           c:n1
             client  nodeport@n1  c:n1
-            p       lb           c:p/n1
+            p       lb           c:p
         ",
     },
     Case {

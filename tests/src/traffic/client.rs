@@ -273,3 +273,9 @@ impl Session {
         }
     }
 }
+
+/// Whether something accepts TCP connections at an address, as seen from a place.
+pub fn reaches(place: &Place, address: SocketAddr) -> Result<bool> {
+    let ask = Ask::tcp(address).patience(Duration::from_secs(1));
+    Ok(Session::open(place, &ask)?.is_ok())
+}

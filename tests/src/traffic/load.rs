@@ -161,13 +161,15 @@ impl Tally {
         self.lost() == 0 && self.failures.is_empty()
     }
 
-    fn answer(&mut self, answer: &Answer, took: Duration) {
+    /// Books an answer.
+    pub fn answer(&mut self, server: &str, took: Duration) {
         self.answered += 1;
         self.slowest = self.slowest.max(took);
-        *self.servers.entry(answer.server.clone()).or_default() += 1;
+        *self.servers.entry(server.to_owned()).or_default() += 1;
     }
 
-    fn failure(&mut self, what: impl fmt::Display) {
+    /// Books something else that a client saw.
+    pub fn failure(&mut self, what: impl fmt::Display) {
         *self.failures.entry(what.to_string()).or_default() += 1;
     }
 }
@@ -238,7 +240,7 @@ impl Ledger {
 }
 
 /// Says how many requests are due.
-struct Pace {
+pub(crate) struct Pace {
     rate: u32,
     parts: u32,
     sent: u64,
@@ -249,7 +251,7 @@ struct Pace {
 
 impl Pace {
     /// The share of one of `parts` equal senders in a rate. Their ticks are spread over the tick's length.
-    fn share(rate: u32, parts: u32, index: u32, stopped: watch::Receiver<bool>) -> Self {
+    pub(crate) fn share(rate: u32, parts: u32, index: u32, stopped: watch::Receiver<bool>) -> Self {
         let offset = TICK * index / parts;
         let mut ticks = tokio::time::interval_at(Instant::now() + offset, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,7 +259,7 @@ impl Pace {
     }
 
     /// Waits for a tick; the numbers of the requests that are due then, `None` at the end.
-    async fn due(&mut self) -> Option<std::ops::Range<u64>> {
+    pub(crate) async fn due(&mut self) -> Option<std::ops::Range<u64>> {
         tokio::select! {
             biased;
             _ = self.stopped.wait_for(|stopped| *stopped) => None,
@@ -324,7 +326,7 @@ async fn stream_answers(mut reader: BufReader<tokio::net::tcp::OwnedReadHalf>, t
         match Answer::parse(&line) {
             Some(answer) if answer.seq == seq => {
                 let took = recall(&times, seq).unwrap_or_default();
-                ledger.note(|report| report.streams.answer(&answer, took));
+                ledger.note(|report| report.streams.answer(&answer.server, took));
             }
             _ => ledger.note(|report| report.streams.failure("out of order")),
         }
@@ -350,7 +352,9 @@ async fn connect_load(to: SocketAddr, mut pace: Pace, ledger: Ledger) {
                 let start = Instant::now();
                 let outcome = timeout(PATIENCE, one_connection(to, seq)).await;
                 ledger.note(|report| match outcome {
-                    Ok(Ok(Some(answer))) if answer.seq == seq => report.connects.answer(&answer, start.elapsed()),
+                    Ok(Ok(Some(answer))) if answer.seq == seq => {
+                        report.connects.answer(&answer.server, start.elapsed());
+                    }
                     Ok(Ok(_)) => report.connects.failure(Outcome::Closed),
                     Ok(Err(error)) => report.connects.failure(Outcome::from_error(&error)),
                     Err(_) => report.connects.failure(Outcome::Silence),
@@ -409,7 +413,7 @@ async fn datagram_answers(socket: Arc<UdpSocket>, to: SocketAddr, times: Times, 
                 let answer = Answer::parse(&buffer[..length]);
                 let matched = answer.and_then(|answer| recall(&times, answer.seq).map(|took| (answer, took)));
                 ledger.note(|report| match matched {
-                    Some((answer, took)) => report.datagrams.answer(&answer, took),
+                    Some((answer, took)) => report.datagrams.answer(&answer.server, took),
                     None => report.datagrams.failure("answered twice"),
                 });
             }
