@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::place::Place;
 use crate::process::{Process, eventually};
@@ -142,14 +142,24 @@ impl Agent {
         self.cli_json("status")
     }
 
-    /// Waits until the agent is ready and the kernel holds what the manifests say now.
+    /// Waits until the agent is ready and the kernel does what the manifests say now.
     pub fn settle(&mut self) -> Result<()> {
         self.ready()?;
         let want = self.plan()?;
         let what = format!("agent of {} did what the manifests say", self.node);
         let settled = eventually(&what, LIMIT, || {
             let have = self.cli_json("services")?;
-            if in_force(&have, &want) { Ok(Some(())) } else { bail!("want {want}\nhave {have}") }
+            if have["services"] != want["services"] {
+                bail!("want {}\nhave {}", want["services"], have["services"]);
+            }
+            if have["differences"] != json!([]) {
+                bail!("the kernel differs: {}", have["differences"]);
+            }
+            let status = self.status()?;
+            if status["healthy"] != json!(true) {
+                bail!("not healthy: {status}");
+            }
+            Ok(Some(()))
         });
         settled.with_context(|| format!("its log:\n{}", self.log()))
     }
@@ -159,25 +169,14 @@ impl Agent {
         let mut command = Command::new(&self.options.binary);
         command.args(["plan", "-o", "json", "--node", &self.node, "--allow-external-ips", EXTERNAL]);
         command.args(&self.options.arguments).arg("--manifests").arg(&self.paths.manifests);
-        let output = command.output().with_context(|| format!("{command:?}"))?;
-        // 3: there are problems, and a plan.
-        if !matches!(output.status.code(), Some(0 | 3)) {
-            bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-        }
-        serde_json::from_slice(&output.stdout).context("culvert plan")
+        json_of(&mut command)
     }
 
-    /// Runs `culvert WORDS --api-socket ...` in the node's namespace and returns its output.
-    pub fn cli(&self, words: &str) -> Result<String> {
-        let mut command = Command::new(&self.options.binary);
-        command.args(words.split_whitespace()).arg("--api-socket").arg(&self.paths.socket);
-        self.host.run(|| shell::run(&mut command))
-    }
-
-    /// The same with `-o json`, parsed.
+    /// Runs `culvert WORDS -o json --api-socket ...` in the node's namespace. An exit code of 3 (the answer is not good) is no error.
     pub fn cli_json(&self, words: &str) -> Result<Value> {
-        let output = self.cli(&format!("{words} -o json"))?;
-        serde_json::from_str(&output).with_context(|| format!("culvert {words} -o json: {output}"))
+        let mut command = Command::new(&self.options.binary);
+        command.args(words.split_whitespace()).args(["-o", "json", "--api-socket"]).arg(&self.paths.socket);
+        self.host.run(|| json_of(&mut command))
     }
 
     /// `kill -9`.
@@ -236,9 +235,13 @@ fn privileged(binary: &Path) -> Command {
     command
 }
 
-/// Whether the services that an agent reports are those of a plan, and the kernel agrees.
-fn in_force(have: &Value, want: &Value) -> bool {
-    have.get("services") == want.get("services")
+/// What a command prints with `-o json`. Exit code 3 says that the answer is not good; it is an answer.
+fn json_of(command: &mut Command) -> Result<Value> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !matches!(output.status.code(), Some(0 | 3)) {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?}"))
 }
 
 /// A lab with an agent on each node.

@@ -50,9 +50,9 @@ fn a_broken_file_keeps_its_last_good_state() -> Result<()> {
     let mut stage = stage()?;
     works(&stage)?;
     let good = std::fs::read_to_string(stage.cluster.lab.manifests.dir().join("web.yaml"))?;
-    for (broken, word) in [
-        (good.replace("kind: Service\n", "kind: Service\n  bad: [\n"), "web.yaml"),
-        (good.replace("port: 80\n", "port: 800000\n"), "web.yaml"),
+    for (broken, words) in [
+        (good.replace("kind: Service\n", "kind: Service\nbad: [\n"), vec!["web.yaml"]),
+        (good.replace("port: 80\n", "port: 800000\n"), vec!["web.yaml", "port"]),
     ] {
         ensure!(broken != good, "the file has another form than this test knows:\n{good}");
         stage.cluster.lab.manifests.write("web", &broken)?;
@@ -64,11 +64,10 @@ fn a_broken_file_keeps_its_last_good_state() -> Result<()> {
         })?;
         works(&stage)?;
         let agent = &stage.cluster.agents[0];
-        eventually("the broken file is reported by name", Duration::from_secs(5), || {
-            let status = agent
-                .cli("status -o json")
-                .or_else(|error| if error.to_string().contains(word) { Ok(error.to_string()) } else { Err(error) })?;
-            Ok((status.contains(word) || agent.log().contains(word)).then_some(()))
+        eventually("the broken file is reported by name, line and field", Duration::from_secs(5), || {
+            let errors = agent.status()?["sources"][0]["errors"].to_string();
+            ensure!(words.iter().all(|word| errors.contains(word)), "{errors}");
+            Ok(Some(()))
         })?;
         stage.cluster.lab.manifests.remove("other")?;
         stage.cluster.lab.manifests.write("web", &good)?;

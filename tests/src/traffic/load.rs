@@ -25,6 +25,11 @@ const TICK: Duration = Duration::from_millis(2);
 /// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Requests a second that tests of survival send: 5,000, or `$CULVERT_LOAD` (an emulated machine cannot do as much).
+pub fn full_rate() -> u32 {
+    std::env::var("CULVERT_LOAD").ok().and_then(|rate| rate.parse().ok()).unwrap_or(5_000)
+}
+
 /// Three kinds of traffic to one target at the same time.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -43,9 +48,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// 5,000 requests a second: 3,000 over 20 streams, 500 new connections, 1,500 datagrams from 10 sockets.
-    pub fn mixed(to: SocketAddr) -> Self {
-        Self { to, streams: 20, stream_rate: 3_000, connect_rate: 500, sockets: 10, datagram_rate: 1_500 }
+    /// `rate` requests a second: six tenths over 20 streams, one as new connections, three as datagrams from 10 sockets.
+    pub fn mixed(to: SocketAddr, rate: u32) -> Self {
+        let tenth = rate / 10;
+        Self { to, streams: 20, stream_rate: 6 * tenth, connect_rate: tenth, sockets: 10, datagram_rate: 3 * tenth }
     }
 
     /// Starts in a place; returns once all streams stand.
