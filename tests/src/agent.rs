@@ -88,7 +88,7 @@ impl Agent {
         let node = lab.nodes.get(node).context("no such node")?;
         let paths = Paths {
             manifests: lab.manifests.dir().to_owned(),
-            bpffs: node.bpffs.join("culvert"),
+            bpffs: node.bpffs.clone(),
             socket: node.run.join(format!("{name}.sock")),
         };
         let process = launch(&node.host, node.name(), &paths, options)?;

@@ -200,17 +200,21 @@ fn find<'a>(lab: &'a Lab, places: &[&'a Place], name: &str) -> Result<&'a Place>
         .with_context(|| format!("no place {name}"))
 }
 
-/// Whether an address is one of a place's own. A node has its gateway address towards pods, too.
+/// Whether an address is one of a place's own. A node has a gateway address towards its pods, and one on its overlay.
 fn belongs(lab: &Lab, places: &[&Place], name: &str, address: IpAddr) -> Result<bool> {
     if name == "client2" {
         let (v4, v6) = Lab::CLIENT_2;
         return Ok(address == v4 || address == v6);
     }
-    let gateways = lab.nodes.iter().find(|node| node.name() == name).map(|node| {
+    let others = lab.nodes.iter().find(|node| node.name() == name).map(|node| {
         let n = node.number;
-        [IpAddr::V4(Ipv4Addr::new(10, 244, n, 1)), Ipv6Addr::new(0xfd00, 0x244, n.into(), 0, 0, 0, 0, 1).into()]
+        let [gateway, overlay] = [
+            Ipv6Addr::new(0xfd00, 0x244, n.into(), 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0xfd00, 0x250, 0, 0, 0, 0, 0, n.into()),
+        ];
+        [Ipv4Addr::new(10, 244, n, 1).into(), gateway.into(), Ipv4Addr::new(10, 250, 0, n).into(), overlay.into()]
     });
-    Ok(find(lab, places, name)?.is(address) || gateways.is_some_and(|gateways| gateways.contains(&address)))
+    Ok(find(lab, places, name)?.is(address) || others.is_some_and(|others| others.contains(&address)))
 }
 
 /// The address that a frontend's name stands for.

@@ -6,7 +6,7 @@ use crate::agent::{Cluster, Options, SocketMode};
 use crate::manifests::Service;
 use crate::matrix::{PORT, TARGET, node_port, protocols};
 use crate::place::Place;
-use crate::topology::{Lab, PodLinks};
+use crate::topology::{Lab, PodLinks, Uplink};
 use crate::traffic::{Ask, Outcome, Protocol, Server, Session};
 
 /// The places of a stage. `a` and `c` serve on [`TARGET`], and so do the hosts; `p` and `q` only ask.
@@ -40,7 +40,12 @@ pub struct Scenery {
 impl Scenery {
     /// Pods and servers.
     pub fn new(links: PodLinks) -> Result<Self> {
-        let mut lab = Lab::new(links)?;
+        Self::with_uplink(links, Uplink::Plain)
+    }
+
+    /// Pods and servers on nodes that are linked in a given way.
+    pub fn with_uplink(links: PodLinks, uplink: Uplink) -> Result<Self> {
+        let mut lab = Lab::with_uplink(links, uplink)?;
         let [n1, n2] = [0, 1].map(|n: usize| lab.nodes[n].host.clone());
         let (a, c) = (lab.pod(0, "a")?, lab.pod(1, "c")?);
         let cast = Cast { a, c, p: lab.pod(0, "p")?, q: lab.pod(1, "q")?, n1, n2 };

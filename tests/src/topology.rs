@@ -30,6 +30,57 @@ pub enum PodLinks {
     Bridged,
 }
 
+/// How nodes reach each other and the router, and the pods of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// By `eth0`.
+    Plain,
+    /// By `eth0.100`, a VLAN.
+    Vlan,
+    /// By `bond0`, whose port `eth0` is.
+    Bond,
+    /// By `eth0`, and pods by `over0`, a VXLAN.
+    Vxlan,
+    /// By `eth0`, and pods by `over0`, a tunnel without Ethernet headers (IP in IPv6).
+    Tunnel,
+}
+
+impl Uplink {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Vlan, Self::Bond, Self::Vxlan, Self::Tunnel];
+
+    /// The link that carries a node's address.
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Vxlan | Self::Tunnel => "eth0",
+            Self::Vlan => "eth0.100",
+            Self::Bond => "bond0",
+        }
+    }
+
+    /// The lines that make [`Self::device`] on a machine that has `eth0`.
+    fn setup(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Vxlan | Self::Tunnel => "link set eth0 up\n",
+            Self::Vlan => "link set eth0 up\nlink add link eth0 name eth0.100 type vlan id 100\nlink set eth0.100 up\n",
+            Self::Bond => {
+                "link add bond0 type bond mode active-backup miimon 100\nlink set eth0 master bond0\nlink set bond0 up\n"
+            }
+        }
+    }
+
+    /// The type of link that the kernel must know, if it is not one that all do.
+    fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Vlan => Some("vlan id 100"),
+            Self::Bond => Some("bond"),
+            Self::Vxlan => Some("vxlan id 7 dstport 4789"),
+            Self::Tunnel => Some("ip6tnl local ::1 remote ::2 mode any"),
+        }
+    }
+}
+
 /// The ClusterIPs of a lab: `10.96.0.N` and `fd00:96::N`.
 pub fn cluster_ip(family: Family, n: u8) -> IpAddr {
     match family {
@@ -84,6 +135,7 @@ pub struct Lab {
     /// The folder that the agents watch.
     pub manifests: Manifests,
     links: PodLinks,
+    uplink: Uplink,
     scope: Scope,
 }
 
@@ -94,6 +146,11 @@ impl Lab {
 
     /// Builds a cluster whose pods will be linked in the given way.
     pub fn new(links: PodLinks) -> Result<Self> {
+        Self::with_uplink(links, Uplink::Plain)
+    }
+
+    /// Builds a cluster whose nodes are linked in the given way, too.
+    pub fn with_uplink(links: PodLinks, uplink: Uplink) -> Result<Self> {
         let scope = Scope::open()?;
         let logs = scope.directory("logs")?;
         let outside = scope.cgroup("out")?;
@@ -112,7 +169,7 @@ impl Lab {
         };
         let nodes = [node(1)?, node(2)?];
         let manifests = Manifests::new(scope.directory("manifests")?, scope.directory("staging")?);
-        let lab = Self { client, router, fabric, nodes, manifests, links, scope };
+        let lab = Self { client, router, fabric, nodes, manifests, links, uplink, scope };
         lab.wire()?;
         for node in &lab.nodes {
             lab.manifests.node(node.name(), &[node.host.ip(Family::V4), node.host.ip(Family::V6)])?;
@@ -231,6 +288,7 @@ impl Lab {
 
     /// Links, addresses and routes of everything but pods.
     fn wire(&self) -> Result<()> {
+        let up = self.uplink.device();
         for place in [&self.client, &self.router, &self.fabric, &self.nodes[0].host, &self.nodes[1].host] {
             quiet_ipv6(place)?;
         }
@@ -252,13 +310,14 @@ impl Lab {
         }
         self.fabric.ip_batch(&fabric)?;
         self.router.ip_batch(&format!(
-            "link set lo up\nlink set eth0 up\naddr add 198.51.100.1/24 dev eth0\naddr add 2001:db8:2::1/64 dev eth0\n\
+            "link set lo up\n{}addr add 198.51.100.1/24 dev {up}\naddr add 2001:db8:2::1/64 dev {up}\n\
              link add eth1 type veth peer name eth0 netns {}\nlink set eth1 up\n\
              addr add 192.0.2.1/24 dev eth1\naddr add 2001:db8:1::1/64 dev eth1\n\
              route add 10.96.0.0/16 via 198.51.100.11\nroute add fd00:96::/112 via 2001:db8:2::11\n\
              route add 203.0.113.0/24 via 198.51.100.11\nroute add 2001:db8:ee::/64 via 2001:db8:2::11\n\
              route add 10.244.1.0/24 via 198.51.100.11\nroute add fd00:244:1::/64 via 2001:db8:2::11\n\
              route add 10.244.2.0/24 via 198.51.100.12\nroute add fd00:244:2::/64 via 2001:db8:2::12\n",
+            self.uplink.setup(),
             self.client.netns()
         ))?;
         self.client.ip_batch(&format!(
@@ -271,9 +330,10 @@ impl Lab {
         for (node, other) in [(&self.nodes[0], &self.nodes[1]), (&self.nodes[1], &self.nodes[0])] {
             let (n, o) = (node.number, other.number);
             let mut lines = format!(
-                "link set lo up\nlink set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0\n\
+                "link set lo up\n{}addr add {}/24 dev {up}\naddr add {}/64 dev {up}\n\
                  route add default via 198.51.100.1\nroute add default via 2001:db8:2::1\n\
                  route add 10.244.{o}.0/24 via {}\nroute add fd00:244:{o}::/64 via {}\n",
+                self.uplink.setup(),
                 node.host.v4(),
                 node.host.v6(),
                 other.host.v4(),
@@ -288,8 +348,40 @@ impl Lab {
             }
             node.host.ip_batch(&lines)?;
         }
+        self.overlay()
+    }
+
+    /// Leads pods of the other node over `over0`, where the lab has it.
+    fn overlay(&self) -> Result<()> {
+        for (node, other) in [(&self.nodes[0], &self.nodes[1]), (&self.nodes[1], &self.nodes[0])] {
+            let (n, o) = (node.number, other.number);
+            let kind = match self.uplink {
+                Uplink::Plain | Uplink::Vlan | Uplink::Bond => return Ok(()),
+                Uplink::Vxlan => {
+                    format!("vxlan id 7 dstport 4789 local {} remote {}", node.host.v4(), other.host.v4())
+                }
+                Uplink::Tunnel => {
+                    format!("ip6tnl mode any encaplimit none local {} remote {}", node.host.v6(), other.host.v6())
+                }
+            };
+            node.host.ip_batch(&format!(
+                "link add over0 type {kind}\nlink set over0 up\n\
+                 addr add 10.250.0.{n}/24 dev over0\naddr add fd00:250::{n}/64 dev over0\n\
+                 route replace 10.244.{o}.0/24 via 10.250.0.{o} dev over0 onlink\n\
+                 route replace fd00:244:{o}::/64 via fd00:250::{o} dev over0 onlink\n"
+            ))?;
+        }
         Ok(())
     }
+}
+
+/// Whether the kernel knows the links of an uplink.
+pub fn has_uplink(uplink: Uplink) -> Result<bool> {
+    let Some(kind) = uplink.kind() else { return Ok(true) };
+    let scope = Scope::open()?;
+    let netns = scope.netns("probe")?;
+    let base = if uplink == Uplink::Vlan { "link lo " } else { "" };
+    Ok(sh(&format!("ip -n {netns} link add {base}name probe type {kind}")).is_ok())
 }
 
 /// No duplicate address detection (an address would be unusable for a second) and no router advertisements.

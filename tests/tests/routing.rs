@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::scope::Scope;
-use culvert_tests::topology::{Lab, PodLinks};
+use culvert_tests::topology::{Lab, PodLinks, Uplink, has_uplink};
 use culvert_tests::traffic::load::full_rate;
 use culvert_tests::traffic::{Ask, Load, Outcome, Server, Session};
-
-const LINKS: [PodLinks; 2] = [PodLinks::Routed, PodLinks::Bridged];
 
 fn asks(target: &Place, family: Family) -> [Ask; 3] {
     let to = target.socket(family, 8080);
@@ -18,8 +16,11 @@ fn asks(target: &Place, family: Family) -> [Ask; 3] {
 
 #[test]
 fn every_place_reaches_every_pod_and_is_seen_with_its_address() -> Result<()> {
-    for links in LINKS {
-        let mut lab = Lab::new(links)?;
+    let uplinks =
+        Uplink::ALL.into_iter().filter_map(|uplink| has_uplink(uplink).map(|has| has.then_some(uplink)).transpose());
+    let labs = uplinks.map(|uplink| Ok((PodLinks::Routed, uplink?))).chain([Ok((PodLinks::Bridged, Uplink::Plain))]);
+    for (links, uplink) in labs.collect::<Result<Vec<_>>>()? {
+        let mut lab = Lab::with_uplink(links, uplink)?;
         let (a, b, c) = (lab.pod(0, "a")?, lab.pod(0, "b")?, lab.pod(1, "c")?);
         if links == PodLinks::Bridged {
             lab.firewall()?;
@@ -32,7 +33,7 @@ fn every_place_reaches_every_pod_and_is_seen_with_its_address() -> Result<()> {
                 for family in Family::BOTH {
                     for ask in asks(pod, family) {
                         let outcome = from.ask(&ask)?;
-                        let what = format!("{links:?} {} -> {} {ask:?}: {outcome}", from.name(), pod.name());
+                        let what = format!("{links:?} {uplink:?} {} -> {} {ask:?}: {outcome}", from.name(), pod.name());
                         let Some(answer) = outcome.answer() else { anyhow::bail!(what) };
                         ensure!(answer.server == pod.name(), what);
                         // A node speaks to its own pods from its gateway address.
