@@ -1,7 +1,9 @@
 //! A packet to one of our addresses that belongs to no flow: may it, and where to?
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use culvert_abi::{Flow, Frontend, Reason, View, address, affinity_hash, backend, flow, flow_hash, role, verdict, view};
+use culvert_abi::{
+    Flow, Frontend, Reason, View, address, affinity_hash, backend, flow, flow_hash, role, verdict, view,
+};
 
 use crate::{
     choose::{self, Spot},
@@ -65,6 +67,7 @@ fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: &V
         match open(packet, view.flags, pods) {
             Opened::Yes => {
                 count::connection::<W>(frontend.service, packet.backend_id);
+                packet.count_request();
                 return Outcome::TRANSLATE;
             }
             Opened::Foreign => return Outcome::LEAVE,

@@ -96,7 +96,9 @@ impl<const W: usize> Row<W> {
     #[inline(always)]
     pub fn is_of(&self, key: &FlowKey<W>) -> bool {
         let own = key_of(self.flow(), key.proto, key.role);
-        own.sport == key.sport && own.dport == key.dport && own.src.last() == key.src.last()
+        own.sport == key.sport
+            && own.dport == key.dport
+            && own.src.last() == key.src.last()
             && own.dst.last() == key.dst.last()
     }
 }

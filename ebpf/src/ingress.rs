@@ -5,8 +5,7 @@ use culvert_abi::{Reason, V4, V6, address, flow, hook, proto, role};
 use crate::{
     admit, clock, count,
     flow::{backend_lives, closed, end, establish, expired, find, mark},
-    fragment,
-    lookup,
+    fragment, lookup,
     maps::config,
     nat,
     outcome::Outcome,
@@ -130,10 +129,7 @@ fn follow<const W: usize>(packet: &mut Packet<W>) -> Option<Outcome> {
     row.touch(now);
     row.count(packet.bytes);
     packet.service = row.flow().service;
-    count::service(packet.service, |counters| {
-        counters.packets += 1;
-        counters.bytes += packet.bytes as u64;
-    });
+    packet.count_request();
     let says = (if packet.says(signal::FIN) { flow::CLIENT_FIN } else { 0 })
         | (if packet.says(signal::RESET) { flow::RESET } else { 0 });
     if says & !row.flow().flags != 0 {

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use culvert_abi::{FlowKey, V4};
 
-use crate::skb::Skb;
+use crate::{count, skb::Skb};
 
 /// What kind of packet it is: what is there to be read and rewritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,6 +109,15 @@ impl<const W: usize> Packet<W> {
     pub fn aim(&mut self, addr: &[u32; W], port: u16) {
         self.target = *addr;
         self.target_port = port;
+    }
+
+    /// Counts a packet of a client at its Service.
+    #[inline(always)]
+    pub fn count_request(&self) {
+        count::service(self.service, |counters| {
+            counters.packets += 1;
+            counters.bytes += self.bytes as u64;
+        });
     }
 
     /// An ICMP error: belongs to a flow, but is not of it.

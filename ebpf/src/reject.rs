@@ -9,7 +9,7 @@ use culvert_abi::{Reason, V4, proto};
 use crate::{
     csum::fold,
     outcome::Outcome,
-    packet::{Header, Kind, Packet, is_multicast, is_martian, signal},
+    packet::{Header, Kind, Packet, is_martian, is_multicast, signal},
     skb::Skb,
 };
 
