@@ -1,7 +1,7 @@
 //! The kernel's half of the agent: opened once, handed out in parts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     ops::RangeInclusive,
@@ -130,7 +130,7 @@ impl Dataplane {
             flags: if options.trace { config::TRACE } else { 0 },
             zero: 0,
         };
-        let mut roles = Default::default();
+        let mut roles = BTreeMap::new();
         let mut object = migrate::bring_up(&pins, &options.limits, config, |object, store| {
             roles = hooks.take_over(object, store)?;
             sockets.attach(object, &pins).map(drop)
@@ -148,8 +148,8 @@ impl Dataplane {
                 pins,
                 hooks,
                 sockets,
-                pod_links: options.pod_links,
-                node_links: options.node_links,
+                pods: options.pod_links,
+                nodes: options.node_links,
                 roles,
                 node_addresses: node_addresses_receiver,
                 report: report_sender,

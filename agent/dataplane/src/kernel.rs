@@ -43,7 +43,7 @@ pub struct KernelStore(Arc<Maps>);
 
 #[derive(Debug)]
 struct Maps {
-    maps: BTreeMap<Name, Map>,
+    by_name: BTreeMap<Name, Map>,
     tables: Mapping,
     table_count: u32,
     /// Mapped for each access only: touched pages of a mapping count as the agent's own memory.
@@ -61,11 +61,11 @@ impl KernelStore {
         let tables = open("TABLES")?;
         let table_count = tables.shape().rows;
         let tables = Mapping::new(&tables).map_err(Error::map("TABLES"))?;
-        Ok(Self(Arc::new(Maps { maps, tables, table_count, slab: open("SLAB")? })))
+        Ok(Self(Arc::new(Maps { by_name: maps, tables, table_count, slab: open("SLAB")? })))
     }
 
     fn map(&self, name: Name) -> io::Result<&Map> {
-        self.0.maps.get(&name).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.0.by_name.get(&name).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -105,7 +105,7 @@ impl Memory {
     }
 }
 
-/// Memory of one map, by its shape and the number of possible CPUs. From kernel/bpf/{arraymap,hashtab,lpm_trie}.c:
+/// Memory of one map, by its shape and the number of possible CPUs. From arraymap, hashtab and LPM trie in the kernel:
 ///
 /// | type | bytes |
 /// |---|---|

@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, N
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 
-/// Larger than any datagram that the kernel makes of a dump (NLMSG_GOODSIZE, at most 32 KiB).
+/// Larger than any datagram that the kernel makes of a dump (at most 32 KiB).
 const BUFFER: usize = 64 * 1024;
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;

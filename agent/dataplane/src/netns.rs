@@ -66,7 +66,7 @@ fn range(value: &str) -> Option<(u16, u16)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Whether one entry of ip_local_reserved_ports (`8080,30000-31000`) covers all of `ports`; the kernel merges neighbours.
+/// Whether one entry of a list such as `8080,30000-31000` covers all of `ports`; the kernel merges neighbours.
 fn covers(reserved: &str, ports: &RangeInclusive<u16>) -> bool {
     reserved.split(',').any(|entry| {
         let (low, high) = entry.split_once('-').unwrap_or((entry, entry));

@@ -99,7 +99,7 @@ pub fn mount_point() -> Result<PathBuf, Error> {
     mounted(&mounts, "cgroup2").ok_or_else(|| Error::NoCgroup("/sys/fs/cgroup".into()))
 }
 
-/// The first mount point of a type of file system in `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The first mount point of a type of file system in `/proc/self/mountinfo` (proc(5)).
 fn mounted(mounts: &str, kind: &str) -> Option<PathBuf> {
     let line = mounts.lines().find(|line| {
         let after_separator = line.split(" - ").nth(1).unwrap_or_default();

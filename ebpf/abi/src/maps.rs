@@ -543,7 +543,7 @@ pub mod hook {
 plain! {
     /// Read-only data `CONFIG` of the programs, set before they are loaded.
     pub struct Config {
-        /// Cookie of the node's network namespace (SO_NETNS_COOKIE of the agent).
+        /// Cookie of the node's network namespace (`SO_NETNS_COOKIE` of the agent).
         pub host_netns: u64,
         /// One of [`socket_mode`].
         pub socket_mode: u32,

@@ -8,7 +8,7 @@
 //! | other ports of a bridge | left alone: the bridge is where L3 ends |
 //! | veth or netkit with a Node address or the default route | node side |
 //! | other veth or netkit whose peer is in another namespace (ptp, Calico, cloud CNIs) | pod side |
-//! | network card, bond, VLAN, tunnel | node side |
+//! | network card, bond, VLAN, tunnel, tun | node side |
 //! | bridge with a Node address or the default route, or with an address and a port that is no pod's | node side |
 //! | macvlan or ipvlan with an address | node side |
 //!
@@ -144,7 +144,7 @@ impl View<'_> {
             return (link.kind == Kind::Pair && link.peer_elsewhere).then_some(Side::Pod);
         }
         match link.kind {
-            Kind::Physical | Kind::Bond | Kind::Vlan | Kind::Tunnel => Some(Side::Node),
+            Kind::Physical | Kind::Bond | Kind::Vlan | Kind::Tunnel | Kind::Tun => Some(Side::Node),
             Kind::Shared => (!link.addresses.is_empty()).then_some(Side::Node),
             Kind::Bridge => (self.leads_out(index, link) || self.joins(index, link)).then_some(Side::Node),
             Kind::Pair if self.leads_out(index, link) => Some(Side::Node),
@@ -193,3 +193,7 @@ impl View<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

@@ -20,7 +20,7 @@ use crate::{Error, netlink::Netlink, pins::Pins};
 const HANDLE: u32 = 1;
 /// In front of the program's name in a filter's.
 const PREFIX: &str = "culvert/";
-/// Every EtherType, as the kernel wants it: in network order.
+/// Every kind of packet, as the kernel wants it: in network order.
 const ALL_PROTOCOLS: u32 = (libc::ETH_P_ALL as u16).to_be() as u32;
 
 /// Filters run from the lowest priority to the highest: ours are next to the wire on both ways.

@@ -37,7 +37,7 @@ pub struct Link {
     pub master: Option<u32>,
     /// Its other end or lower link is in another network namespace.
     pub peer_elsewhere: bool,
-    /// It is set up (IFF_UP).
+    /// It is set up (`IFF_UP`).
     pub up: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<Address>,
@@ -56,8 +56,10 @@ pub enum Kind {
     Bond,
     /// A VLAN on another link.
     Vlan,
-    /// A tunnel: VXLAN, Geneve, IPIP, GRE, WireGuard, tun and their like.
+    /// A tunnel: VXLAN, Geneve, IPIP, GRE, WireGuard and their like.
     Tunnel,
+    /// A tun (a VPN, as a rule) or tap (a virtual machine).
+    Tun,
     /// A link that shares another one's wire: macvlan, ipvlan.
     Shared,
     /// A VRF.
@@ -75,7 +77,7 @@ pub enum Header {
     Ethernet,
     /// The IP header.
     None,
-    /// A header that the programs do not know (InfiniBand, FireWire).
+    /// A header that the programs do not know (that of `IPoIB`).
     Unknown,
 }
 
@@ -186,8 +188,8 @@ fn kind(info: &LinkInfo) -> Option<Kind> {
         InfoKind::Vlan => Kind::Vlan,
         InfoKind::MacVlan | InfoKind::IpVlan => Kind::Shared,
         InfoKind::Vrf => Kind::Vrf,
-        InfoKind::Tun
-        | InfoKind::Vxlan
+        InfoKind::Tun => Kind::Tun,
+        InfoKind::Vxlan
         | InfoKind::Geneve
         | InfoKind::GreTap
         | InfoKind::GreTap6

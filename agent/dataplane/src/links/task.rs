@@ -42,8 +42,10 @@ pub struct Links {
     pub(crate) pins: Pins,
     pub(crate) hooks: Hooks,
     pub(crate) sockets: Sockets,
-    pub(crate) pod_links: Patterns,
-    pub(crate) node_links: Patterns,
+    /// `--pod-links`.
+    pub(crate) pods: Patterns,
+    /// `--node-links`.
+    pub(crate) nodes: Patterns,
     /// What each link was hooked as.
     pub(crate) roles: BTreeMap<u32, Role>,
     pub(crate) node_addresses: watch::Receiver<Option<BTreeSet<IpAddr>>>,
@@ -124,8 +126,8 @@ impl Links {
         let wanted = classify(
             &network,
             Knowledge {
-                pod_links: &self.pod_links,
-                node_links: &self.node_links,
+                pod_links: &self.pods,
+                node_links: &self.nodes,
                 node_addresses: node_addresses.as_ref(),
                 hooked: &self.roles,
             },

@@ -24,11 +24,11 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps an array that was made with BPF_F_MMAPABLE; its values must be a multiple of 8 bytes long.
+    /// Maps an array that was made with `BPF_F_MMAPABLE`; its values must be a multiple of 8 bytes long.
     pub fn new(map: &Map) -> io::Result<Self> {
         let shape = map.shape();
         let array = shape.is(bpf_map_type::BPF_MAP_TYPE_ARRAY) && shape.flags & BPF_F_MMAPABLE != 0;
-        if !array || shape.value % 8 != 0 {
+        if !array || !shape.value.is_multiple_of(8) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array that can be mapped"));
         }
         let length = shape.value as usize * shape.rows as usize;

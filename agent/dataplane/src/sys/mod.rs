@@ -71,7 +71,7 @@ pub fn open_pin(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// BPF_OBJ_GET_INFO_BY_FD. `T` is the kernel's info struct for the kind of object behind `fd`.
+/// `BPF_OBJ_GET_INFO_BY_FD`. `T` is the kernel's info struct for the kind of object behind `fd`.
 ///
 /// # Safety
 /// `T` must be made of integers only, and hold no pointer for the kernel to write through.
