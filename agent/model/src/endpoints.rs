@@ -7,7 +7,7 @@ use std::sync::Arc;
 use culvert_api::plan::{BackendPlan, BackendState, Protocol, Topology};
 
 use crate::address::Family;
-use crate::slice::{EndpointInfo, SliceInfo};
+use crate::slice::{EndpointInfo, EndpointState, SliceInfo};
 
 /// The slices of a Service by name.
 pub(crate) type Slices = BTreeMap<Box<str>, SliceInfo>;
@@ -50,7 +50,7 @@ struct Candidate<'a> {
 
 impl Candidate<'_> {
     fn ready(&self) -> bool {
-        self.endpoint.state == BackendState::Ready
+        self.endpoint.state == EndpointState::Ready
     }
 
     fn backend(&self) -> BackendPlan {
@@ -58,7 +58,7 @@ impl Candidate<'_> {
             address: self.address,
             port: self.port,
             node: self.endpoint.node.clone(),
-            state: self.endpoint.state,
+            state: if self.ready() { BackendState::Ready } else { BackendState::Terminating },
             local: self.local,
         }
     }
@@ -79,8 +79,8 @@ impl Endpoints {
     }
 }
 
-/// All endpoints of the port, unique and sorted by address and port. An endpoint that moves from slice to slice is in
-/// both for a while: ready wins over terminating, then local over not, then the first slice by name.
+/// All endpoints of the port that may get traffic, unique and sorted by address and port. Of an address in two slices the
+/// better state wins, then local over not, then the first slice by name.
 fn candidates<'a>(slices: &'a Slices, wanted: Wanted, node: &str) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     for slice in slices.values().filter(|slice| slice.family == wanted.family) {
@@ -97,6 +97,7 @@ fn candidates<'a>(slices: &'a Slices, wanted: Wanted, node: &str) -> Vec<Candida
     }
     candidates.sort_by_key(|candidate| (candidate.address, candidate.port, candidate.endpoint.state, !candidate.local));
     candidates.dedup_by_key(|candidate| (candidate.address, candidate.port));
+    candidates.retain(|candidate| candidate.endpoint.state != EndpointState::NotReady);
     candidates
 }
 
@@ -139,7 +140,7 @@ pub(crate) fn local_ready(slices: &Slices, families: &[Family], node: &str) -> u
         let endpoints = slices.flat_map(|slice| slice.endpoints.iter());
         let local = endpoints.filter(|endpoint| endpoint.node.as_deref() == Some(node));
         let mut addresses: Vec<_> =
-            local.filter(|endpoint| endpoint.state == BackendState::Ready).map(|endpoint| endpoint.address).collect();
+            local.filter(|endpoint| endpoint.state == EndpointState::Ready).map(|endpoint| endpoint.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses.len()

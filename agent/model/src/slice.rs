@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_api::plan::{BackendState, Problem, Protocol};
+use culvert_api::plan::{Problem, Protocol};
 
 use crate::address::{self, Family};
 use crate::intern::Interner;
@@ -19,7 +19,6 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(crate) struct SliceInfo {
     pub family: Family,
     pub ports: Box<[SlicePort]>,
-    /// Endpoints that may get traffic.
     pub endpoints: Box<[EndpointInfo]>,
     pub problems: Vec<Problem>,
 }
@@ -32,14 +31,27 @@ pub(crate) struct SlicePort {
     pub port: u16,
 }
 
-/// An endpoint that may get traffic.
+/// An endpoint of use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndpointInfo {
     pub address: IpAddr,
-    pub state: BackendState,
+    pub state: EndpointState,
     pub node: Option<Arc<str>>,
     pub zone_hints: Box<[Arc<str>]>,
     pub node_hints: Box<[Arc<str>]>,
+}
+
+/// What an endpoint can do, in the order of who wins if an address is listed twice. That happens while an endpoint
+/// moves from slice to slice, and where a new pod has the address of one that still terminates: then the new one counts, even
+/// if it is not ready yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum EndpointState {
+    /// Gets traffic.
+    Ready,
+    /// Gets none, and does not terminate.
+    NotReady,
+    /// Terminates and serves still: gets traffic if nobody is ready.
+    Terminating,
 }
 
 impl SliceInfo {
@@ -119,15 +131,18 @@ fn usable_address(
 }
 
 impl EndpointInfo {
-    /// An endpoint, unless it neither is ready nor serves while it terminates. An absent `serving` is true, whatever
-    /// `ready` is (kube-proxy's `newEndpointSliceInfo`).
+    /// An endpoint, unless it terminates and no longer serves. An absent `serving` is true, whatever `ready` is
+    /// (kube-proxy's `addEndpoints`).
     fn new(endpoint: &Endpoint, address: IpAddr, names: &mut Interner) -> Option<Self> {
         let conditions = &endpoint.conditions;
-        let serving = conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false);
-        let state = match (conditions.ready.unwrap_or(true), serving) {
-            (true, _) => BackendState::Ready,
-            (false, true) => BackendState::Terminating,
-            (false, false) => return None,
+        let ready = conditions.ready.unwrap_or(true);
+        let serving = conditions.serving.unwrap_or(true);
+        let terminating = conditions.terminating.unwrap_or(false);
+        let state = match (ready, terminating, serving) {
+            (true, ..) => EndpointState::Ready,
+            (false, false, _) => EndpointState::NotReady,
+            (false, true, true) => EndpointState::Terminating,
+            (false, true, false) => return None,
         };
         let mut intern = |targets: &[HintTarget]| targets.iter().map(|target| names.get(&target.name)).collect();
         let (zone_hints, node_hints) = match &endpoint.hints {
