@@ -23,7 +23,7 @@ pub struct Status {
     pub failures: Vec<Failure>,
     /// How full the kernel's maps are.
     pub maps: Vec<MapUsage>,
-    /// Packets dropped, refused or left to the stack, by reason; reasons that were never met are left out.
+    /// Packets dropped, refused or left to the stack, by reason, in the order of their numbers.
     pub reasons: Vec<ReasonCount>,
     /// Where the kernel's rows differ from what was programmed.
     pub drift: Vec<Drift>,
@@ -31,6 +31,10 @@ pub struct Status {
     pub links: Vec<Link>,
     /// Socket programs on the node's cgroup.
     pub sockets: Sockets,
+    /// What else is wrong, a sentence each.
+    pub problems: Vec<String>,
+    /// What on this node may hinder traffic, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// A source of objects.

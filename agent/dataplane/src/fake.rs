@@ -71,7 +71,16 @@ pub struct FakeStore {
     tables: Vec<u64>,
     slab: Vec<u16>,
     writes: u64,
-    fails_after: Option<u64>,
+    fault: Option<Fault>,
+}
+
+/// What goes wrong, after so many more writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// System calls fail with `EIO`. What is written through a mapping goes on.
+    Fails(u64),
+    /// The agent is dead: nothing has an effect any more.
+    Killed(u64),
 }
 
 impl Default for FakeStore {
@@ -85,7 +94,7 @@ impl FakeStore {
     pub fn new(sizes: Sizes) -> Self {
         let maps = ALL.iter().map(|map| (*map, FakeMap::new(*map, &sizes))).collect();
         let slab = vec![0; sizes.slab_pages as usize * PAGE_UNITS];
-        Self { maps, tables: vec![0; sizes.tables as usize], slab, writes: 0, fails_after: None }
+        Self { maps, tables: vec![0; sizes.tables as usize], slab, writes: 0, fault: None }
     }
 
     /// Writes so far: rows put, inserted or deleted, tables published, slices written.
@@ -93,9 +102,9 @@ impl FakeStore {
         self.writes
     }
 
-    /// Lets `writes` more writes pass, then fails each with `EIO` (a crash, if nothing is done about it); `None`: never.
-    pub fn fail_after(&mut self, writes: Option<u64>) {
-        self.fails_after = writes;
+    /// Sets what goes wrong; `None`: nothing.
+    pub fn set_fault(&mut self, fault: Option<Fault>) {
+        self.fault = fault;
     }
 
     /// Rows in a map; of an array, those ever written.
@@ -108,14 +117,26 @@ impl FakeStore {
         self.len(map) == 0
     }
 
+    /// A write by a system call.
     fn write(&mut self) -> io::Result<()> {
-        match &mut self.fails_after {
-            Some(0) => return Err(io::Error::from_raw_os_error(EIO)),
-            Some(left) => *left -= 1,
+        match &mut self.fault {
+            Some(Fault::Fails(0) | Fault::Killed(0)) => return Err(io::Error::from_raw_os_error(EIO)),
+            Some(Fault::Fails(left) | Fault::Killed(left)) => *left -= 1,
             None => {}
         }
         self.writes += 1;
         Ok(())
+    }
+
+    /// A write through a mapping: whether it has an effect.
+    fn write_mapped(&mut self) -> bool {
+        match &mut self.fault {
+            Some(Fault::Killed(0)) => return false,
+            Some(Fault::Killed(left)) => *left -= 1,
+            Some(Fault::Fails(_)) | None => {}
+        }
+        self.writes += 1;
+        true
     }
 
     fn map(&mut self, map: Map) -> io::Result<&mut FakeMap> {
@@ -274,8 +295,9 @@ impl Store for FakeStore {
     }
 
     fn publish_table(&mut self, index: u32, word: u64) {
-        self.writes += 1;
-        if let Some(table) = self.tables.get_mut(index as usize) {
+        if self.write_mapped()
+            && let Some(table) = self.tables.get_mut(index as usize)
+        {
             *table = word;
         }
     }
@@ -285,10 +307,13 @@ impl Store for FakeStore {
     }
 
     fn write_slab(&mut self, base: u32, units: &[u16]) -> io::Result<()> {
-        self.write()?;
+        let written = self.write_mapped();
         let base = base as usize;
         let slice = self.slab.get_mut(base..base + units.len());
-        slice.ok_or_else(|| io::Error::from_raw_os_error(EINVAL))?.copy_from_slice(units);
+        let slice = slice.ok_or_else(|| io::Error::from_raw_os_error(EINVAL))?;
+        if written {
+            slice.copy_from_slice(units);
+        }
         Ok(())
     }
 

@@ -9,7 +9,9 @@
 //! ```
 
 pub mod codec;
+pub mod conntrack;
 mod dataplane;
+pub mod drift;
 mod error;
 pub mod fake;
 pub mod flow;
@@ -31,6 +33,7 @@ pub mod slab;
 mod sockets;
 pub mod store;
 mod sys;
+mod views;
 
 pub use dataplane::{Dataplane, Options, SocketMode, cleanup};
 pub use error::Error;

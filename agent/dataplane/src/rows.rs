@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use culvert_abi::{audience, backend, frontend, verdict, view};
@@ -146,16 +147,11 @@ fn port_rows(plan: &ServicePlan, frontends: &[&FrontendPlan], own: &[IpAddr]) ->
 
 /// All backends of the frontends: each once, sorted. It is terminating only where every list says so.
 fn endpoints(frontends: &[&FrontendPlan]) -> Vec<Endpoint> {
-    let mut all: Vec<Endpoint> = Vec::new();
-    let mut before: Option<&[BackendPlan]> = None;
-    for plan in frontends {
-        // The frontends of a port mostly share one list.
-        if before == Some(&*plan.backends) {
-            continue;
-        }
-        all.extend(plan.backends.iter().map(endpoint));
-        before = Some(&plan.backends);
-    }
+    let mut lists: Vec<&Arc<[BackendPlan]>> = frontends.iter().map(|plan| &plan.backends).collect();
+    // Most frontends of a port share one list.
+    lists.sort_unstable_by_key(|list| Arc::as_ptr(list).addr());
+    lists.dedup_by(|next, kept| Arc::ptr_eq(next, kept));
+    let mut all: Vec<Endpoint> = lists.into_iter().flat_map(|list| list.iter().map(endpoint)).collect();
     all.sort_unstable_by_key(|endpoint| endpoint.at);
     all.dedup_by(|next, kept| {
         let same = next.at == kept.at;
@@ -179,11 +175,13 @@ struct Tables {
     backends: Vec<Endpoint>,
     lists: Vec<TableRows>,
     known: HashMap<TableRows, usize>,
+    /// Plans' lists that were read already, with or without slots.
+    read: HashMap<(*const BackendPlan, bool), usize>,
 }
 
 impl Tables {
     fn new(backends: Vec<Endpoint>) -> Self {
-        Self { backends, lists: Vec::new(), known: HashMap::new() }
+        Self { backends, lists: Vec::new(), known: HashMap::new(), read: HashMap::new() }
     }
 
     fn view(&mut self, plan: &FrontendPlan) -> ViewRows {
@@ -201,28 +199,36 @@ impl Tables {
     }
 
     fn list(&mut self, plan: &FrontendPlan) -> usize {
+        // Only where another node must choose alike are slots worth their memory.
+        let agreed = match plan.kind {
+            FrontendKind::ClusterIP => false,
+            FrontendKind::NodePort | FrontendKind::ExternalIP | FrontendKind::LoadBalancer => true,
+        };
+        let key = (plan.backends.as_ptr(), agreed);
+        if let Some(index) = self.read.get(&key) {
+            return *index;
+        }
+        let members = self.members(&plan.backends);
+        let class = if agreed { maglev::class(members.len()) } else { 0 };
+        let table = TableRows { class, members };
+        let index = self.known.get(&table).copied().unwrap_or_else(|| {
+            self.lists.push(table.clone());
+            self.known.insert(table, self.lists.len() - 1);
+            self.lists.len() - 1
+        });
+        self.read.insert(key, index);
+        index
+    }
+
+    fn members(&self, backends: &[BackendPlan]) -> Vec<u32> {
         let index = |backend: &BackendPlan| {
             let at = At { address: backend.address, port: backend.port };
             self.backends.binary_search_by_key(&at, |endpoint| endpoint.at).ok()
         };
-        let mut members: Vec<u32> = plan.backends.iter().filter_map(index).map(|index| index as u32).collect();
+        let mut members: Vec<u32> = backends.iter().filter_map(index).map(|index| index as u32).collect();
         members.sort_unstable();
         members.dedup();
-        // Only where another node must choose alike are slots worth their memory.
-        let class = match plan.kind {
-            FrontendKind::ClusterIP => 0,
-            FrontendKind::NodePort | FrontendKind::ExternalIP | FrontendKind::LoadBalancer => {
-                maglev::class(members.len())
-            }
-        };
-        let table = TableRows { class, members };
-        if let Some(index) = self.known.get(&table) {
-            return *index;
-        }
-        let index = self.lists.len();
-        self.lists.push(table.clone());
-        self.known.insert(table, index);
-        index
+        members
     }
 }
 

@@ -55,14 +55,16 @@ impl<S: Store> Ledger<S> {
     pub(crate) fn write_address(&mut self, at: IpAddr) -> Result<(), Cause> {
         let Some(before) = self.addresses.get(&at).copied() else { return Ok(()) };
         let flags = before.flags();
-        if flags != before.written {
-            let map = Family::of(at).addresses();
-            let key = codec::address_key(at);
-            let row = (before.written != 0).then(|| before.written.to_ne_bytes().to_vec());
-            match (flags, row) {
-                (0, Some(row)) => self.delete(map, &key, row)?,
-                (flags, row) => self.put(map, &key, &flags.to_ne_bytes(), row)?,
-            }
+        if flags == before.written && flags != 0 {
+            return Ok(());
+        }
+        let map = Family::of(at).addresses();
+        let key = codec::address_key(at);
+        let row = (before.written != 0).then(|| before.written.to_ne_bytes().to_vec());
+        match (flags, row) {
+            (0, Some(row)) => self.delete(map, &key, row)?,
+            (0, None) => {}
+            (flags, row) => self.put(map, &key, &flags.to_ne_bytes(), row)?,
         }
         self.undo.push(Undo::Address(at, Some(before)));
         self.lingers |= flags & address::LINGER != 0;
@@ -72,5 +74,11 @@ impl<S: Store> Ledger<S> {
             self.addresses.insert(at, AddressState { written: flags, ..before });
         }
         Ok(())
+    }
+
+    /// Addresses that only flows need.
+    pub(crate) fn lingering(&self) -> impl Iterator<Item = IpAddr> {
+        let lingering = self.addresses.iter().filter(|(_, state)| state.flags() & address::LINGER != 0);
+        lingering.map(|(at, _)| *at)
     }
 }

@@ -62,6 +62,12 @@ pub enum Cause {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The maps could not be read.
+    #[error("the maps could not be read")]
+    Read {
+        /// What the store said.
+        source: io::Error,
+    },
     /// The slab could not be written.
     #[error("the slab could not be written")]
     WriteSlab {

@@ -18,8 +18,9 @@ use std::{
 use culvert_abi::{Frontend, Plain, Table};
 
 use crate::{
-    codec::{self, BackendRow, Family, FrontendAt, index_key},
+    codec::{self, At, BackendRow, Family, FrontendAt, index_key},
     ids::{Generations, Pool},
+    reconcile::HeldBackend,
     slab::Slab,
     store::{Map, Store},
 };
@@ -145,9 +146,14 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
-    /// Whether a rollback failed since the last call: the kernel must be compared with the books.
-    pub fn take_unsure(&mut self) -> bool {
-        std::mem::take(&mut self.unsure)
+    /// Whether a rollback failed: the kernel must be compared with the books.
+    pub(crate) fn unsure(&self) -> bool {
+        self.unsure
+    }
+
+    /// The kernel was compared with the books, and is as they say.
+    pub(crate) fn sure(&mut self) {
+        self.unsure = false;
     }
 
     /// Whether an address lingers since the last call.
@@ -272,6 +278,13 @@ impl<S: Store> Ledger<S> {
             self.release(Release::Backend(family, id));
         }
         Ok(())
+    }
+
+    /// The row that a backend has in the kernel.
+    pub(crate) fn backend_row(&self, held: &HeldBackend, service: u32) -> BackendRow {
+        let At { address, port } = held.at;
+        let generation = self.generations[Family::of(address).index()].get(held.id);
+        BackendRow { address, port, flags: held.flags, generation, service }
     }
 
     // ===== tables =====

@@ -61,16 +61,9 @@ fn backend<S: Store>(
         return Ok(HeldBackend { at, flags, id: ledger.new_backend(row)? });
     };
     if held.flags != flags {
-        ledger.change_backend(held.id, row(ledger, held, service), flags)?;
+        ledger.change_backend(held.id, ledger.backend_row(held, service), flags)?;
     }
     Ok(HeldBackend { flags, ..*held })
-}
-
-/// The row that a backend has in the kernel.
-pub fn row<S>(ledger: &Ledger<S>, held: &HeldBackend, service: u32) -> BackendRow {
-    let family = crate::codec::Family::of(held.at.address);
-    let generation = ledger.generations[family.index()].get(held.id);
-    BackendRow { address: held.at.address, port: held.at.port, flags: held.flags, generation, service }
 }
 
 // ===== tables =====
@@ -177,8 +170,9 @@ fn add<S: Store>(ledger: &mut Ledger<S>, old: &Held, new: &Held) -> Result<(), C
             let same = before.and_then(|before| before.frontend(*at)) == Some(value);
             if !same || ledger.owners.get(at) != Some(&port.id) {
                 ledger.put_frontend(*at, value)?;
-                touched.push(at.address);
             }
+            // Also where the frontend was there before: an agent may have been killed between the two.
+            touched.push(at.address);
         }
     }
     for address in new.refused.iter().filter(|address| old.refused.binary_search(address).is_err()) {
@@ -222,7 +216,7 @@ fn retire<S: Store>(ledger: &mut Ledger<S>, before: &Port, after: Option<&Port>)
     before.frontends.iter().for_each(|(_, value)| ledger.release_ranges(value.ranges));
     for backend in &before.backends {
         if after.is_none_or(|after| after.backend(backend.at).is_none()) {
-            ledger.change_backend(backend.id, row(ledger, backend, before.id), 0)?;
+            ledger.change_backend(backend.id, ledger.backend_row(backend, before.id), 0)?;
         }
     }
     if after.is_none() {

@@ -3,8 +3,6 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use culvert_abi::address;
-
 use crate::{
     codec::{self, Family},
     flow,
@@ -59,16 +57,14 @@ impl Sweep {
             self.pass = Some(pass);
             return Ok(BTreeSet::new());
         }
-        let lingering = ledger.addresses.values().filter(|state| state.flags() & address::LINGER != 0).count();
-        self.due = (lingering > pass.idle.len()).then_some(now + PAUSE);
+        self.due = (ledger.lingering().count() > pass.idle.len()).then_some(now + PAUSE);
         Ok(pass.idle)
     }
 }
 
 impl Pass {
-    fn new<S>(ledger: &Ledger<S>) -> Self {
-        let lingering = ledger.addresses.iter().filter(|(_, state)| state.flags() & address::LINGER != 0);
-        let idle: BTreeSet<IpAddr> = lingering.map(|(at, _)| *at).collect();
+    fn new<S: Store>(ledger: &Ledger<S>) -> Self {
+        let idle: BTreeSet<IpAddr> = ledger.lingering().collect();
         let families = Family::ALL.into_iter().filter(|family| idle.iter().any(|at| Family::of(*at) == *family));
         let maps = families.flat_map(|family| [(family, family.flows()), (family, family.flows_new())]);
         Self { maps: maps.collect(), idle, cursor: Cursor::default() }

@@ -17,7 +17,7 @@ mod restore;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -73,6 +73,8 @@ pub struct Foreign {
     pub client: At,
     /// The address and port that it asked for.
     pub frontend: At,
+    /// Who serves it.
+    pub backend: At,
     /// IP protocol number.
     pub proto: u8,
 }
@@ -88,6 +90,8 @@ pub struct Reconciler<S> {
     ranged: HashMap<ServiceKey, Box<ServicePlan>>,
     failed: BTreeMap<ServiceKey, Failed>,
     sweep: Sweep,
+    /// Not before then is the kernel compared with the books again, after a rollback that failed.
+    repair_at: Duration,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -95,7 +99,7 @@ impl<S: Store> Reconciler<S> {
     pub fn restore(store: S, now: Duration) -> io::Result<Self> {
         let (ledger, unclaimed) = restore::restore(store, now)?;
         let mut sweep = Sweep::default();
-        if ledger.addresses.values().any(|state| state.flags() & address::LINGER != 0) {
+        if ledger.lingering().next().is_some() {
             sweep.wake(now);
         }
         Ok(Self {
@@ -107,6 +111,7 @@ impl<S: Store> Reconciler<S> {
             ranged: HashMap::new(),
             failed: BTreeMap::new(),
             sweep,
+            repair_at: Duration::ZERO,
         })
     }
 
@@ -137,7 +142,7 @@ impl<S: Store> Reconciler<S> {
         let mut errors: Vec<Error> = gone.iter().filter_map(|key| self.remove(key, now).err()).collect();
         self.pruned = true;
         errors.extend(self.drop_unclaimed(now).err());
-        errors.extend(self.repair(now).err());
+        errors.extend(self.repair().err());
         errors
     }
 
@@ -146,6 +151,10 @@ impl<S: Store> Reconciler<S> {
         self.ledger.reclaim(now);
         if self.ledger.take_lingers() {
             self.sweep.wake(now);
+        }
+        if self.ledger.unsure() && self.repair_at <= now {
+            self.repair_at = now + RETRY_FIRST;
+            self.repair()?;
         }
         let idle = self.sweep.step(&self.ledger, now).map_err(left_over)?;
         self.transaction(now, |ledger| {
@@ -175,7 +184,8 @@ impl<S: Store> Reconciler<S> {
     /// When `tick` or `retry` has something to do; `None`: not before something changes.
     pub fn deadline(&self) -> Option<Duration> {
         let retry = self.failed.values().map(|failed| failed.next).min();
-        [self.ledger.rested_at(), self.sweep.due(), retry].into_iter().flatten().min()
+        let repair = self.ledger.unsure().then_some(self.repair_at);
+        [self.ledger.rested_at(), self.sweep.due(), retry, repair].into_iter().flatten().min()
     }
 
     /// Tells all addresses that the node's links carry: translated sources may be among them, and they decide whether the
@@ -211,10 +221,13 @@ impl<S: Store> Reconciler<S> {
         let mut new = 0;
         for foreign in flows {
             let family = Family::of(foreign.client.address);
-            if Family::of(foreign.frontend.address) != family {
+            if [foreign.frontend, foreign.backend].iter().any(|at| Family::of(at.address) != family) {
                 continue;
             }
-            let (key, value) = codec::flow(&foreign_row(foreign, tick));
+            let (origin, path) = (foreign_row(&foreign, role::ORIGIN, tick), foreign_row(&foreign, role::PATH, tick));
+            let (key, value) = codec::flow(&path);
+            self.ledger.store.insert(family.flows(), &key, &value)?;
+            let (key, value) = codec::flow(&origin);
             new += usize::from(self.ledger.store.insert(family.flows(), &key, &value)?);
         }
         Ok(new)
@@ -237,7 +250,7 @@ impl<S: Store> Reconciler<S> {
 
     /// Whether everything is programmed: `prune` was called, and no Service waits to be tried again.
     pub fn settled(&self) -> bool {
-        self.pruned && self.failed.is_empty() && self.unclaimed.is_empty()
+        self.pruned && self.failed.is_empty() && self.unclaimed.is_empty() && !self.ledger.unsure()
     }
 
     /// Services that wait to be tried again.
@@ -323,21 +336,22 @@ fn usable(address: IpAddr) -> bool {
     !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
-fn foreign_row(foreign: Foreign, tick: u32) -> FlowRow {
-    let Foreign { client, frontend, proto } = foreign;
-    let nobody = match client.address {
-        IpAddr::V4(_) => At { address: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0 },
-        IpAddr::V6(_) => At { address: std::net::Ipv6Addr::UNSPECIFIED.into(), port: 0 },
+fn foreign_row(foreign: &Foreign, role: u8, tick: u32) -> FlowRow {
+    let Foreign { client, frontend, backend, proto } = *foreign;
+    let (src, dst) = if role == role::ORIGIN { (client, frontend) } else { (backend, client) };
+    let unspecified = match client.address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     FlowRow {
-        src: client,
-        dst: frontend,
+        src,
+        dst,
         proto,
-        role: role::ORIGIN,
+        role,
         client,
         frontend,
-        backend: nobody,
-        source: nobody,
+        backend,
+        source: At { address: unspecified, port: 0 },
         packets: 0,
         bytes: 0,
         backend_id: 0,

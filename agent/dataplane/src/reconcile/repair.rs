@@ -1,11 +1,12 @@
-//! What nobody claimed goes.
+//! What nobody claimed goes, and what somebody else changed is put right.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use culvert_abi::address;
 
 use super::{Error, Held, Reconciler, apply, restore::Unclaimed};
 use crate::{
+    drift::{Comparison, Drift},
     ledger::{Cause, Ledger, Release},
     rows::ServiceRows,
     store::Store,
@@ -33,8 +34,29 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Repairs rows that somebody else changed.
-    pub(super) fn repair(&mut self, _now: Duration) -> Result<(), Error> {
+    pub(super) fn repair(&mut self) -> Result<(), Error> {
+        let mut drifts = self.drift().map_err(|source| Error { service: None, cause: Cause::Read { source } })?;
+        drifts.sort_by_key(Drift::rank);
+        for drift in drifts {
+            drift.repair(&mut self.ledger.store).map_err(|cause| Error { service: drift.service.clone(), cause })?;
+        }
+        self.ledger.sure();
         Ok(())
+    }
+
+    /// Where the kernel's rows are not as they were programmed. Reads all of them, and computes all Maglev tables anew.
+    pub fn drift(&self) -> io::Result<Vec<Drift>> {
+        let mut comparison = Comparison::new(&self.ledger);
+        for (key, held) in &self.services {
+            comparison.rows(key, held)?;
+            comparison.slices(key, held)?;
+        }
+        comparison.shared()?;
+        // Before, a stranger may be what an earlier agent left for a Service that is still to come.
+        if self.pruned && self.unclaimed.is_empty() {
+            comparison.strangers(self.services.values())?;
+        }
+        Ok(comparison.finish())
     }
 }
 

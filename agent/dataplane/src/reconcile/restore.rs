@@ -125,7 +125,7 @@ fn backends<S: Store>(
         port.backends.retain(|backend| {
             let twice = last.replace(backend.at) == Some(backend.at);
             if twice {
-                unclaimed.backends.push((backend.id, super::apply::row(ledger, backend, service)));
+                unclaimed.backends.push((backend.id, ledger.backend_row(backend, service)));
             }
             !twice
         });
