@@ -1,12 +1,20 @@
 //! The command line, from which help, manual pages and completions are made.
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use culvert_api::plan::Protocol;
+use culvert_dataplane::SocketMode;
+use culvert_dataplane::limits::Limits;
+use culvert_dataplane::links::Patterns;
 use culvert_model::{Config, NodePortAddresses};
 use culvert_source::Rules;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+const BPFFS: &str = "/sys/fs/bpf";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 all is well; 1 the command could not do its work; 2 the command line is wrong; \
@@ -33,6 +41,30 @@ pub enum Command {
     /// Exits with 1 if a file cannot be read, an object is invalid or the node is unknown, and with 3 if the plan names
     /// problems.
     Plan(PlanArgs),
+    /// Run the agent of a node
+    ///
+    /// Programs the kernel with what the manifests say, and keeps it so. Needs the capabilities NET_ADMIN, BPF, PERFMON and
+    /// NET_RAW, and a bpf file system. What it has programmed works on when it ends, however it ends; a second agent of a
+    /// node waits until the first has ended.
+    Agent(Box<AgentArgs>),
+    /// Say whether the agent and the node's dataplane are well
+    ///
+    /// Exits with 3 if not, and with 1 if there is no agent to ask.
+    Status(StatusArgs),
+    /// Show Services: what is wanted, what the kernel does, and where the two differ
+    ///
+    /// Exits with 3 if they differ, and with 1 if a Service was named that does not exist.
+    Services(ServicesArgs),
+    /// Show backends, with what they have served
+    Backends(BackendsArgs),
+    /// Show the flows that the kernel holds
+    Flows(FlowsArgs),
+    /// Watch packets being dropped or refused, and why
+    Monitor(MonitorArgs),
+    /// Detach every program and remove every map of this node: no trace stays
+    ///
+    /// Connections through Services end. Fails if an agent runs.
+    Cleanup(CleanupArgs),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -73,6 +105,241 @@ pub enum PlanOutput {
     Table,
 }
 
+/// `culvert agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Where objects come from: a folder of manifests
+    #[arg(long, value_name = "dir:PATH", value_parser = source)]
+    pub source: PathBuf,
+    /// The node's name, as in its Node object; the host name by default
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
+    /// What the model is told.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Whose connections are translated at the socket: the host's and the pods', or the host's alone; pods are then served
+    /// by the packet hooks (for Istio, KubeVirt, Kata and gVisor)
+    #[arg(long, value_enum, default_value_t = SocketModeArg::All)]
+    pub socket_mode: SocketModeArg,
+    /// The node's cgroup2; where cgroup2 is mounted by default
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// The node's bpf file system
+    #[arg(long, value_name = "PATH", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+    /// Links that are pods', by name: `*` and `?` match, `!` in front denies; the first match decides
+    #[arg(long, value_name = "PATTERN,...", default_value = "")]
+    pub pod_links: Patterns,
+    /// Links to other machines, likewise
+    #[arg(long, value_name = "PATTERN,...", default_value = "")]
+    pub node_links: Patterns,
+    /// Ports for translated source addresses; must not overlap net.ipv4.ip_local_port_range
+    #[arg(long, value_name = "LOW-HIGH", default_value = "61000-65535", value_parser = port_range)]
+    pub snat_ports: RangeInclusive<u16>,
+    /// Size of a kind of kernel map, such as `flows=262144` or `slab-bytes=67108864`
+    #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit, value_delimiter = ',')]
+    pub limits: Vec<(String, u32)>,
+    /// Where /healthz and /livez are served
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: SocketAddr,
+    /// Where /metrics is served
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: SocketAddr,
+    /// Where the commands ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// The form of the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, or directives such as `info,culvert_dataplane=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "CULVERT_LOG")]
+    pub log_level: String,
+    /// Log what the kernel programs do with each packet; for developers, and slow
+    #[arg(long)]
+    pub trace_datapath: bool,
+}
+
+impl AgentArgs {
+    /// Sizes of the maps.
+    pub fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        for (name, count) in &self.limits {
+            if let Some(field) = limit_field(&mut limits, name) {
+                *field = *count;
+            }
+        }
+        limits
+    }
+}
+
+/// Where the agent's socket is.
+#[derive(Clone, Debug, Args)]
+pub struct ApiArgs {
+    /// The agent's Unix socket
+    #[arg(long, value_name = "PATH", default_value = "/run/culvert/agent.sock", env = "CULVERT_API_SOCKET")]
+    pub api_socket: PathBuf,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// The form of the output; a table by default
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// Forms of output besides the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table with more columns
+    Wide,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+}
+
+/// `culvert status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Wait until all is well
+    #[arg(long)]
+    pub wait: bool,
+    /// Seconds to wait for at most
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+    pub timeout: u64,
+}
+
+/// `culvert services`.
+#[derive(Debug, Args)]
+pub struct ServicesArgs {
+    /// One Service: NAME (of any namespace) or NAMESPACE/NAME
+    #[arg(value_name = "[NAMESPACE/]NAME")]
+    pub name: Option<String>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `culvert backends`.
+#[derive(Debug, Args)]
+pub struct BackendsArgs {
+    /// Of one Service: NAME (of any namespace) or NAMESPACE/NAME
+    #[arg(value_name = "[NAMESPACE/]SERVICE")]
+    pub name: Option<String>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `culvert flows`.
+#[derive(Debug, Args)]
+pub struct FlowsArgs {
+    /// Which flows.
+    #[command(flatten)]
+    pub filter: FlowFilter,
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Which flows are shown: those that meet all conditions.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub struct FlowFilter {
+    /// Of one Service: NAME (of any namespace) or NAMESPACE/NAME
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub service: Option<String>,
+    /// Whose client has this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
+    /// That asked for this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub frontend: Option<IpAddr>,
+    /// Whose backend has this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Option<IpAddr>,
+    /// Of one protocol
+    #[arg(long, value_name = "tcp|udp|sctp", value_parser = protocol)]
+    pub protocol: Option<Protocol>,
+    /// At most so many, the youngest
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+/// `culvert monitor`.
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// The form of the output: a line of text by default
+    #[arg(short, long, value_enum)]
+    pub output: Option<MonitorOutput>,
+}
+
+/// Forms of samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MonitorOutput {
+    /// One object a line
+    Json,
+}
+
+/// `culvert cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// The node's bpf file system
+    #[arg(long, value_name = "PATH", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+    /// As of the agent; what is attached there is found without it
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// The agent's socket, which is removed too.
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// `--socket-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketModeArg {
+    /// The host's and the pods'
+    All,
+    /// The host's
+    Host,
+}
+
+impl From<SocketModeArg> for SocketMode {
+    fn from(mode: SocketModeArg) -> Self {
+        match mode {
+            SocketModeArg::All => Self::All,
+            SocketModeArg::Host => Self::Host,
+        }
+    }
+}
+
 /// What the model is told besides the objects; the same for the agent and for `plan`.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -103,6 +370,70 @@ impl ModelArgs {
     pub fn rules(&self) -> Rules {
         Rules { node_ports: self.service_node_port_range.clone() }
     }
+}
+
+fn source(text: &str) -> Result<PathBuf, String> {
+    match text.split_once(':') {
+        Some(("dir", path)) if !path.is_empty() => Ok(path.into()),
+        _ => Err("sources are of the form dir:PATH".to_owned()),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        _ => Err("protocols are tcp, udp and sctp".to_owned()),
+    }
+}
+
+fn limit(text: &str) -> Result<(String, u32), String> {
+    let (name, count) = text.split_once('=').ok_or("limits are of the form NAME=COUNT")?;
+    let count = count.parse().ok().filter(|&count| count > 0).ok_or_else(|| format!("{count:?} is not a count"))?;
+    match limit_field(&mut Limits::default(), name) {
+        Some(_) => Ok((name.to_owned(), count)),
+        None => Err(format!("no limit is called {name:?}; there are {}", LIMITS.join(", "))),
+    }
+}
+
+/// Names of limits.
+const LIMITS: [&str; 12] = [
+    "services",
+    "frontends",
+    "backends",
+    "tables",
+    "slab-bytes",
+    "ranges",
+    "flows",
+    "flows-new",
+    "affinity",
+    "datagrams",
+    "fragments",
+    "links",
+];
+
+fn limit_field<'a>(limits: &'a mut Limits, name: &str) -> Option<&'a mut u32> {
+    // Every field must be here: a new one does not compile without its name.
+    let Limits {
+        services,
+        frontends,
+        backends,
+        tables,
+        slab_bytes,
+        ranges,
+        flows,
+        flows_new,
+        affinity,
+        datagrams,
+        fragments,
+        links,
+    } = limits;
+    let fields = [
+        services, frontends, backends, tables, slab_bytes, ranges, flows, flows_new, affinity, datagrams, fragments,
+        links,
+    ];
+    LIMITS.iter().zip(fields).find(|(known, _)| **known == name).map(|(_, field)| field)
 }
 
 fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
@@ -143,5 +474,16 @@ mod tests {
         let prefixes = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         assert_eq!(node_port_addresses("10.0.0.0/8, fd00::/8"), Ok(NodePortAddresses::Prefixes(prefixes)));
         assert!(node_port_addresses("10.0.0.0").is_err());
+    }
+
+    #[test]
+    fn limits_have_their_names() {
+        for (i, name) in LIMITS.iter().enumerate() {
+            let mut limits = Limits::default();
+            *limit_field(&mut limits, name).unwrap() = 7 + i as u32;
+            let written = format!("{limits:?}");
+            assert!(written.contains(&format!("{}: {}", name.replace('-', "_"), 7 + i)), "{name} in {written}");
+        }
+        assert!(limit("flows=1").is_ok() && limit("flows=0").is_err() && limit("flow=1").is_err());
     }
 }

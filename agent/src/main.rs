@@ -1,6 +1,9 @@
 //! Culvert: a node's Services in eBPF. One binary: the agent, and the commands that look at it.
 
+mod agent;
 mod cli;
+mod client;
+mod objects;
 mod output;
 mod plan;
 
@@ -14,6 +17,13 @@ use crate::output::{Done, complain};
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Plan(args) => plan::run(&args),
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => client::status(&args),
+        Command::Services(args) => client::services(&args),
+        Command::Backends(args) => client::backends(&args),
+        Command::Flows(args) => client::flows(&args),
+        Command::Monitor(args) => client::monitor(&args),
+        Command::Cleanup(args) => client::cleanup(&args),
         Command::Completions { shell } => output::completions(shell),
         Command::Man { directory } => output::manual(&directory),
     };

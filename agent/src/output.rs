@@ -36,10 +36,16 @@ impl From<Done> for ExitCode {
 
 /// Writes a result. A reader that has gone away (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
+    write(text).map(drop)
+}
+
+/// Writes a part of a result; `false` if nobody reads any more.
+pub fn write(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the result"),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write the result"),
     }
 }
 

@@ -7,11 +7,11 @@ use anyhow::{Result, anyhow};
 use culvert_api::plan::{
     Audience, BackendState, ClientAddress, FrontendPlan, NodePlan, Plans, Protocol, ServicePlan, Verdict,
 };
-use culvert_model::objects::ObjectKey;
-use culvert_model::{Change, Model, ServiceKey};
-use culvert_source::{Fault, Id, Kind, Object};
+use culvert_model::Model;
+use culvert_source::Fault;
 
 use crate::cli::{PlanArgs, PlanOutput};
+use crate::objects::upsert;
 use crate::output::{Done, complain, lines, print, print_json, table};
 
 /// Runs the command.
@@ -45,30 +45,23 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
     Ok(if problems { Done::Unwell } else { Done::Well })
 }
 
-/// A source's object as the model takes it.
-pub fn upsert(object: Object) -> Change {
-    match object {
-        Object::Service(service) => Change::Service(service),
-        Object::EndpointSlice(slice) => Change::EndpointSlice(slice),
-        Object::Node(node) => Change::Node(node),
-    }
-}
-
-/// An object's end, likewise.
-pub fn remove(Id { kind, key: ObjectKey { namespace, name } }: Id) -> Change {
-    let (namespace, name) = (namespace.to_string(), name.to_string());
-    match kind {
-        Kind::Service => Change::ServiceGone(ServiceKey { namespace, name }),
-        Kind::EndpointSlice => Change::EndpointSliceGone(ObjectKey::new(&namespace, &name)),
-        Kind::Node => Change::NodeGone(name),
-    }
-}
-
 /// A node's plan for people.
 fn text(plan: &NodePlan) -> String {
     let mut text = format!("Node {}\n\n", plan.node);
+    text += &frontends(&plan.services);
+    let problems = plan.services.iter().flat_map(|service: &ServicePlan| &service.problems);
+    for (i, problem) in problems.enumerate() {
+        let heading = if i == 0 { "\nProblems\n" } else { "" };
+        let _ =
+            writeln!(text, "{heading} {}: {} {}: {}", problem.object, problem.reason, problem.field, problem.message);
+    }
+    text
+}
+
+/// The frontends of Services, as a table; empty without any.
+pub fn frontends(services: &[ServicePlan]) -> String {
     let mut rows = table(["SERVICE", "KIND", "ADDRESS", "FOR", "CLIENT", "BACKENDS"]);
-    for service in &plan.services {
+    for service in services {
         let mut name = service.key().to_string();
         if let Some(reason) = &service.skipped {
             rows.add_row([&name, &format!("{:?}", service.kind), "", "", "", &format!("none: {reason}")]);
@@ -82,16 +75,7 @@ fn text(plan: &NodePlan) -> String {
             }
         }
     }
-    if !rows.is_empty() {
-        text += &lines(&rows);
-    }
-    let problems = plan.services.iter().flat_map(|service: &ServicePlan| &service.problems);
-    for (i, problem) in problems.enumerate() {
-        let heading = if i == 0 { "\nProblems\n" } else { "" };
-        let _ =
-            writeln!(text, "{heading} {}: {} {}: {}", problem.object, problem.reason, problem.field, problem.message);
-    }
-    text
+    if rows.is_empty() { String::new() } else { lines(&rows) }
 }
 
 /// What tells frontends apart.

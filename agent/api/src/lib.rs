@@ -3,5 +3,6 @@
 pub mod backends;
 pub mod flows;
 pub mod plan;
+pub mod reply;
 pub mod services;
 pub mod status;

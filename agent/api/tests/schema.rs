@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use culvert_api::plan::{NodePlan, Plans};
+use culvert_api::reply::{Backends, Flows, Sample, Services};
+use culvert_api::status::Status;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 
@@ -38,4 +40,13 @@ fn check<T: JsonSchema>(name: &str) {
 #[test]
 fn plan() {
     check::<Plan>("plan.json");
+}
+
+#[test]
+fn replies() {
+    check::<Status>("status.json");
+    check::<Services>("services.json");
+    check::<Backends>("backends.json");
+    check::<Flows>("flows.json");
+    check::<Sample>("monitor.json");
 }

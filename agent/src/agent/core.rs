@@ -1,0 +1,366 @@
+//! The main loop: the one writer of the model and of the kernel's maps. Everything comes in as a value and is dealt with
+//! to the end before the next.
+//!
+//! ```text
+//! source ─ batches ──►┐                    ┌─► reconciler ─► kernel's maps
+//! links  ─ report ───►├─ Core: the model ──┤─► servers of health checks
+//! clock  ─ deadline ─►│  (Services touched)└─► health, metrics
+//! API    ─ questions ►┘
+//! ```
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use culvert_api::plan::ServiceKey;
+use culvert_dataplane::kernel::KernelStore;
+use culvert_dataplane::links::task::Report;
+use culvert_dataplane::reconcile::Reconciler;
+use culvert_model::objects::{EndpointSlice, Node};
+use culvert_model::{Model, NodePortAddresses};
+use culvert_source::{Batch, Change, Fault, Id, Kind, Object};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::gaps::Gaps;
+use super::health::Health;
+use super::metrics::{IpFamily, Metrics};
+use super::service_health::ServiceHealth;
+use crate::objects::{remove, upsert};
+
+/// How long the first objects wait for the first word about the node's links.
+const FIRST_REPORT: Duration = Duration::from_secs(5);
+/// How often all rows are compared with what they should be, and repaired.
+const REPAIR: Duration = Duration::from_secs(600);
+/// When the endpoints of a slice changed, as the slice's controller writes it.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// A question to the main loop.
+pub type Question = Box<dyn FnOnce(&Core) + Send>;
+
+/// Asks the main loop; `None` if it has ended.
+pub async fn ask<T: Send + 'static>(
+    questions: &mpsc::Sender<Question>,
+    question: impl FnOnce(&Core) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, answer) = oneshot::channel();
+    let question: Question = Box::new(move |core| {
+        // Whoever asked may have gone.
+        let _ = sender.send(question(core));
+    });
+    questions.send(question).await.ok()?;
+    answer.await.ok()
+}
+
+/// The state of the agent.
+pub struct Core {
+    /// The model.
+    pub model: Model,
+    /// The kernel's maps.
+    pub reconciler: Reconciler<KernelStore>,
+    /// What the links task said last.
+    pub report: watch::Receiver<Arc<Report>>,
+    /// The node's name.
+    pub node: String,
+    /// What does not change while the agent runs.
+    pub facts: Facts,
+    /// What is wrong with the source's objects.
+    pub faults: Vec<Fault>,
+    /// The source has delivered everything once, and the kernel has nothing else.
+    pub synced: bool,
+    /// The agent's own Node object.
+    pub own: Option<Arc<Node>>,
+    node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
+    node_ports: NodePortAddresses,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    checks: ServiceHealth,
+    gaps: Gaps,
+}
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The source's name.
+    pub source: String,
+    /// `all` or `host`.
+    pub socket_mode: String,
+    /// The cgroup of the socket programs, where it was named.
+    pub cgroup: Option<String>,
+    /// `tcx` or `clsact`.
+    pub method: String,
+    /// What on this node will hinder traffic.
+    pub warnings: Vec<String>,
+    /// When the agent started.
+    pub started: Instant,
+    /// The same, by the wall clock.
+    pub started_at: Timestamp,
+}
+
+/// What the main loop is made of, besides its own state.
+pub struct Parts {
+    /// The kernel's maps.
+    pub reconciler: Reconciler<KernelStore>,
+    /// What the links task says.
+    pub report: watch::Receiver<Arc<Report>>,
+    /// To tell the links task the node's addresses.
+    pub node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
+    /// Health.
+    pub health: Arc<Health>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The servers of health checks.
+    pub checks: ServiceHealth,
+}
+
+impl Core {
+    /// Nothing is known yet.
+    pub fn new(config: culvert_model::Config, facts: Facts, parts: Parts) -> Self {
+        let Parts { reconciler, report, node_addresses, health, metrics, checks } = parts;
+        Self {
+            node: config.node.clone(),
+            node_ports: config.node_port_addresses.clone(),
+            model: Model::new(config),
+            reconciler,
+            report,
+            facts,
+            faults: Vec::new(),
+            synced: false,
+            own: None,
+            node_addresses,
+            health,
+            metrics,
+            checks,
+            gaps: Gaps::default(),
+        }
+    }
+
+    /// Runs until the source ends.
+    pub async fn run(
+        &mut self,
+        mut batches: mpsc::Receiver<Batch>,
+        mut questions: mpsc::Receiver<Question>,
+    ) -> Result<()> {
+        let Some(first) = batches.recv().await else { bail!("the source has ended") };
+        self.begin(first).await;
+        let mut repair = tokio::time::interval_at(tokio::time::Instant::now() + REPAIR, REPAIR);
+        loop {
+            let due = self.due();
+            tokio::select! {
+                batch = batches.recv() => match batch {
+                    Some(batch) => self.take(batch),
+                    None => bail!("the source has ended"),
+                },
+                Ok(()) = self.report.changed() => self.links_changed(),
+                Some(question) = questions.recv() => question(self),
+                () = tokio::time::sleep_until(due) => self.tick(),
+                _ = repair.tick(), if self.synced => self.prune(),
+            }
+        }
+    }
+
+    /// Takes the first batch. Before anything is programmed the addresses on the node's links must be known: a ClusterIP that a
+    /// link carries is not to be touched, not for a moment.
+    async fn begin(&mut self, first: Batch) {
+        let start = self.incoming();
+        let (touched, slices) = self.absorb(&first);
+        let known = self.report.wait_for(|report| **report != Report::default());
+        if tokio::time::timeout(FIRST_REPORT, known).await.is_err() {
+            tracing::warn!("nothing is known of the node's links yet; going on without");
+        }
+        self.take_report();
+        // All of them, for what the links carry concerns any.
+        let all: BTreeSet<ServiceKey> = self.model.services().cloned().chain(touched).collect();
+        self.program(&all);
+        self.complete(&first);
+        self.outgoing(start, &slices);
+    }
+
+    fn take(&mut self, batch: Batch) {
+        let start = self.incoming();
+        let (touched, slices) = self.absorb(&batch);
+        self.program(&touched);
+        self.complete(&batch);
+        self.outgoing(start, &slices);
+    }
+
+    /// Takes the changes into the model: the Services that they touch, and the slices among them.
+    fn absorb(&mut self, batch: &Batch) -> (BTreeSet<ServiceKey>, Vec<Arc<EndpointSlice>>) {
+        self.note_faults(&batch.faults);
+        let mut touched = BTreeSet::new();
+        let mut slices = Vec::new();
+        for change in &batch.changes {
+            match change {
+                Change::Upsert(Object::EndpointSlice(slice)) => slices.push(Arc::clone(slice)),
+                Change::Upsert(Object::Node(node)) if node.metadata.name == self.node => {
+                    self.own = Some(Arc::clone(node))
+                }
+                Change::Remove(Id { kind: Kind::Node, key }) if *key.name == *self.node => self.own = None,
+                _ => {}
+            }
+            match kind(change) {
+                Kind::Service => drop(self.metrics.service_changes.inc()),
+                Kind::EndpointSlice => drop(self.metrics.endpoint_changes.inc()),
+                Kind::Node => {}
+            }
+            touched.append(&mut self.model.apply(match change {
+                Change::Upsert(object) => upsert(object.clone()),
+                Change::Remove(id) => remove(id),
+            }));
+        }
+        self.note_node(batch.complete);
+        (touched, slices)
+    }
+
+    /// Tells everybody of the agent's own Node. That there is none is known once everything was delivered.
+    fn note_node(&mut self, complete: bool) {
+        if self.own.is_none() && !complete {
+            return;
+        }
+        self.health.set_node(self.own.as_deref());
+        let addresses: BTreeSet<IpAddr> = self.own.iter().flat_map(|node| addresses(node)).collect();
+        if let NodePortAddresses::Prefixes(prefixes) = &self.node_ports {
+            let admitted = addresses.iter().filter(|address| prefixes.iter().any(|prefix| prefix.contains(*address)));
+            self.checks.listen_on(admitted.copied().collect());
+        }
+        self.node_addresses.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(&addresses);
+            *known = Some(addresses);
+            changed
+        });
+    }
+
+    fn note_faults(&mut self, faults: &[Fault]) {
+        for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+            if fault.is_error() { tracing::error!("{fault}") } else { tracing::warn!("{fault}") }
+        }
+        for fault in self.faults.iter().filter(|fault| !faults.contains(fault)) {
+            tracing::info!("no longer so: {fault}");
+        }
+        self.faults = faults.to_vec();
+    }
+
+    fn program(&mut self, services: &BTreeSet<ServiceKey>) {
+        for key in services {
+            let plan = self.model.plan(key);
+            self.gaps.set(key, plan.as_ref());
+            self.checks.set(key, plan.as_ref().and_then(|plan| plan.health_check));
+            let result = match &plan {
+                Some(plan) => self.reconciler.upsert(plan, now()),
+                None => self.reconciler.remove(key, now()),
+            };
+            self.note(result);
+        }
+        self.gaps.publish(&self.metrics);
+    }
+
+    /// The first time that everything was delivered: what is not among it goes.
+    fn complete(&mut self, batch: &Batch) {
+        if batch.complete && !self.synced {
+            self.synced = true;
+            self.prune();
+            tracing::info!(services = self.model.services().count(), "everything was delivered and is in the kernel");
+        }
+    }
+
+    fn prune(&mut self) {
+        let wanted: HashSet<ServiceKey> = self.model.services().cloned().collect();
+        for error in self.reconciler.prune(&wanted, now()) {
+            self.note(Err(error));
+        }
+    }
+
+    fn links_changed(&mut self) {
+        let touched = self.take_report();
+        self.program(&touched);
+        self.settle();
+    }
+
+    fn take_report(&mut self) -> BTreeSet<ServiceKey> {
+        let report = Arc::clone(&self.report.borrow_and_update());
+        for error in self.reconciler.set_node_addresses(&report.addresses, now()) {
+            self.note(Err(error));
+        }
+        self.model.set_link_addresses(report.addresses.iter().copied().collect())
+    }
+
+    fn due(&self) -> tokio::time::Instant {
+        let wait = self.reconciler.deadline().map_or(REPAIR, |deadline| deadline.saturating_sub(now()));
+        tokio::time::Instant::now() + wait
+    }
+
+    fn tick(&mut self) {
+        let result = self.reconciler.tick(now());
+        self.note(result);
+        for (service, result) in self.reconciler.retry(now()) {
+            if result.is_ok() {
+                tracing::info!(%service, "is in the kernel now");
+            }
+            self.note(result);
+        }
+    }
+
+    fn note(&self, result: Result<(), culvert_dataplane::reconcile::Error>) {
+        if let Err(error) = result {
+            self.metrics.programming_errors.inc();
+            tracing::error!("{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    fn incoming(&self) -> Instant {
+        let start = Instant::now();
+        self.health.pending(start);
+        self.metrics.queued(Timestamp::now());
+        start
+    }
+
+    fn outgoing(&self, start: Instant, slices: &[Arc<EndpointSlice>]) {
+        self.metrics.synced(Timestamp::now(), start.elapsed());
+        for slice in slices {
+            self.measure(slice);
+        }
+        self.settle();
+    }
+
+    /// Hooks that are missing keep the node unhealthy, whatever the maps hold. A Service that cannot be programmed does
+    /// not: the others are served, and it is named in metrics, log and status.
+    fn settle(&self) {
+        if self.report.borrow().problems.is_empty() {
+            self.health.updated(Timestamp::now());
+        } else {
+            self.health.pending(Instant::now());
+        }
+    }
+
+    /// Measures from the change of endpoints to now, if they changed since the agent started.
+    fn measure(&self, slice: &EndpointSlice) {
+        let Some(changed) = slice.metadata.annotations.get(TRIGGER_TIME) else { return };
+        let Ok(changed) = changed.parse::<Timestamp>() else { return };
+        let family = if slice.address_type == "IPv6" { IpFamily::IPv6 } else { IpFamily::IPv4 };
+        if changed > self.facts.started_at
+            && let Ok(after) = Duration::try_from(Timestamp::now().duration_since(changed))
+        {
+            self.metrics.programmed(family, after);
+        }
+    }
+}
+
+fn kind(change: &Change) -> Kind {
+    match change {
+        Change::Upsert(object) => object.kind(),
+        Change::Remove(id) => id.kind,
+    }
+}
+
+fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let addresses = node.status.addresses.iter();
+    let of_host = addresses.filter(|address| matches!(address.kind.as_str(), "InternalIP" | "ExternalIP"));
+    of_host.filter_map(|address| address.address.parse().ok())
+}
+
+/// The monotonic clock, as the kernel programs see it.
+pub fn now() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}

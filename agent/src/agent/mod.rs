@@ -1,0 +1,219 @@
+//! `culvert agent`: the tasks and how they hang together. [`core`] is the main loop.
+
+mod api;
+mod core;
+mod differences;
+mod gaps;
+mod health;
+mod http;
+mod logging;
+mod metrics;
+mod samples;
+mod service_health;
+mod views;
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use aya_log::EbpfLogger;
+use culvert_dataplane::object::ToTracing;
+use culvert_dataplane::reconcile::Reconciler;
+use culvert_dataplane::{Dataplane, Options};
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use self::api::Api;
+use self::core::{Core, Facts, Parts, Question, ask, now};
+use self::health::Health;
+use self::metrics::Metrics;
+use self::service_health::ServiceHealth;
+use crate::cli::{AgentArgs, SocketModeArg};
+use crate::output::Done;
+
+/// Questions that may wait for the main loop.
+const QUESTIONS: usize = 16;
+/// Samples that may wait for a slow reader.
+const SAMPLES: usize = 1024;
+/// How long the main loop may take to notice that the agent is to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs the agent until a signal ends it.
+pub fn run(args: &AgentArgs) -> Result<Done> {
+    logging::start(args.log_format, &args.log_level)?;
+    let node = node_name(args)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node, "starting");
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start")?;
+    // Signals are heard from the start: waiting for another agent to end can be ended too.
+    let stopped = stop(runtime.handle());
+    let agent = agent(args, node);
+    let done = runtime.block_on(async {
+        tokio::select! {
+            result = agent => result,
+            signal = wait(stopped) => {
+                tracing::info!(signal, "ending; what is in the kernel stays");
+                Ok(Done::Well)
+            }
+        }
+    });
+    runtime.shutdown_background();
+    let _ = std::fs::remove_file(&args.api.api_socket);
+    done
+}
+
+/// The word of the signal that ends the agent. Should the main loop be busy then, it is left as a crash would leave it:
+/// that must be safe anyway.
+fn stop(runtime: &Handle) -> watch::Receiver<Option<&'static str>> {
+    let (sender, receiver) = watch::channel(None);
+    runtime.spawn(async move {
+        let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+        let Ok((mut term, mut interrupt)) = signals else { return };
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        sender.send_replace(Some(name));
+        tokio::time::sleep(GRACE).await;
+        std::process::exit(0);
+    });
+    receiver
+}
+
+async fn wait(mut stopped: watch::Receiver<Option<&'static str>>) -> &'static str {
+    match stopped.wait_for(Option::is_some).await.map(|word| *word) {
+        Ok(Some(word)) => word,
+        // No signals can be heard; then none ends the agent this way.
+        _ => std::future::pending().await,
+    }
+}
+
+async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
+    let facts = (Instant::now(), Timestamp::now());
+    let options = options(args);
+    // It may wait for another agent, and loads programs: not on this thread, which must hear of signals.
+    let dataplane = tokio::task::spawn_blocking(move || Dataplane::open(options)).await.context("cannot start")??;
+    let Dataplane { store, links, report, node_addresses, events, log, first_start, memory, warnings, method, lock } =
+        dataplane;
+    // Held to the end.
+    let _lock = lock;
+    let total = memory.total();
+    tracing::info!(
+        first_start,
+        ?method,
+        kernel_memory_now = total.empty,
+        kernel_memory_full = total.full,
+        "the kernel programs are loaded and hooked"
+    );
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+
+    let health = Arc::new(Health::new());
+    let metrics = Arc::new(Metrics::new());
+    let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health));
+    let reconciler = Reconciler::restore(store, now()).context("the kernel's maps cannot be read")?;
+    let parts = Parts {
+        reconciler,
+        report,
+        node_addresses,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+        checks,
+    };
+    let facts = Facts {
+        source: format!("dir:{}", args.source.display()),
+        socket_mode: if args.socket_mode == SocketModeArg::All { "all" } else { "host" }.to_owned(),
+        cgroup: args.cgroup.as_ref().map(|path| path.display().to_string()),
+        method: format!("{method:?}").to_lowercase(),
+        warnings,
+        started: facts.0,
+        started_at: facts.1,
+    };
+    let mut core = Core::new(args.model.config(&node), facts, parts);
+
+    let (questions, asked) = mpsc::channel::<Question>(QUESTIONS);
+    let (samples, _) = broadcast::channel(SAMPLES);
+    let batches =
+        culvert_source::watch(args.source.clone(), args.model.rules()).context("the source cannot be watched")?;
+    tokio::spawn(http::serve(
+        "health".into(),
+        args.healthz_bind_address,
+        health::router(Arc::clone(&health), Arc::clone(&metrics)),
+    ));
+    tokio::spawn(http::serve("metrics".into(), args.metrics_bind_address, metrics_router(metrics, questions.clone())));
+    if let Some(events) = events {
+        let batches = samples::read(events).context("cannot start a thread")?;
+        tokio::spawn(samples::pass_on(batches, samples.clone(), questions.clone()));
+    }
+    log.map(trace).transpose().context("cannot start a thread")?;
+    let listener = api::listen(&args.api.api_socket)
+        .with_context(|| format!("cannot listen on {}", args.api.api_socket.display()))?;
+    tokio::spawn(axum::serve(listener, api::router(Api { questions, samples })).into_future());
+
+    tokio::select! {
+        result = core.run(batches, asked) => result?,
+        ended = tokio::spawn(links.run()) => ended.context("the links task has ended")??,
+    }
+    bail!("a task has ended")
+}
+
+fn options(args: &AgentArgs) -> Options {
+    Options {
+        bpffs: args.bpffs.clone(),
+        cgroup: args.cgroup.clone(),
+        socket_mode: args.socket_mode.into(),
+        limits: args.limits(),
+        ports: args.snat_ports.clone(),
+        trace: args.trace_datapath,
+        pod_links: args.pod_links.clone(),
+        node_links: args.node_links.clone(),
+        method: None,
+    }
+}
+
+/// The name of the node: the option, or the host's in lower case, as the kubelet takes it.
+fn node_name(args: &AgentArgs) -> Result<String> {
+    if let Some(node) = &args.node {
+        return Ok(node.clone());
+    }
+    let path = "/proc/sys/kernel/hostname";
+    let name = std::fs::read_to_string(path).with_context(|| format!("--node is needed: {path}"))?;
+    Ok(name.trim().to_lowercase())
+}
+
+/// Passes on what the kernel programs log, on a thread of its own.
+fn trace(mut log: EbpfLogger<ToTracing>) -> std::io::Result<()> {
+    let run = move || {
+        while samples::readable(&log).is_ok() {
+            log.flush();
+        }
+    };
+    std::thread::Builder::new().name("trace".into()).spawn(run).map(drop)
+}
+
+// ===== metrics and what kube-proxy has beside them =====
+
+fn metrics_router(metrics: Arc<Metrics>, questions: mpsc::Sender<Question>) -> Router {
+    const TEXT: [(header::HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", any(|| async { (TEXT, "ok") }))
+        .route("/proxyMode", any(|| async { (TEXT, "culvert") }))
+        .with_state((metrics, questions))
+}
+
+async fn scrape(State((metrics, questions)): State<(Arc<Metrics>, mpsc::Sender<Question>)>) -> Response {
+    let status = ask(&questions, |core| views::status(core, false)).await;
+    let status = status.and_then(|status| status.map_err(|error| tracing::warn!(%error, "metrics")).ok());
+    match metrics.text(status) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

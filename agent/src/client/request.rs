@@ -1,0 +1,42 @@
+//! HTTP over the agent's Unix socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// How long an answer may take. Reading millions of rows takes its time; an agent that hangs must be noticed all the same.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks for an answer.
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str, query: &impl Serialize) -> Result<T> {
+    let answer = async {
+        let response = send(socket, path, query).await?;
+        let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        serde_json::from_slice(&body).context("the agent is of another version: its answer is not understood")
+    };
+    tokio::time::timeout(PATIENCE, answer).await.map_err(|_| anyhow!("the agent does not answer"))?
+}
+
+/// Asks, and gives the answer as it comes.
+pub async fn send(socket: &Path, path: &str, query: &impl Serialize) -> Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.with_context(|| format!("no agent answers at {}", socket.display()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let query = serde_urlencoded::to_string(query)?;
+    let request = Request::get(format!("{path}?{query}")).header(header::HOST, "culvert").body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await.context("the agent went away")?;
+    if response.status() == StatusCode::OK {
+        return Ok(response);
+    }
+    let body = response.into_body().collect().await?.to_bytes();
+    bail!("{}", String::from_utf8_lossy(&body));
+}
