@@ -8,7 +8,7 @@ use culvert_abi::{
 use crate::{
     choose::{self, Spot},
     clock, count,
-    flow::{closed, end, expired, find, insert, key_of},
+    flow::{Slot, closed, end, expired, find, insert, key_of},
     lookup::{self, Audience},
     outcome::Outcome,
     packet::{self, Packet, signal},
@@ -114,10 +114,10 @@ fn open<const W: usize>(packet: &mut Packet<W>, view_flags: u8, pods: bool) -> O
         new.flags |= flow::REPLACE_CLIENT;
     }
     let proto = packet.tuple.proto;
-    let path = key_of(new, proto, role::PATH);
+    let Some(path) = key_of(new, proto, role::PATH, Slot::Writer) else { return Opened::Yes };
     let mut established = false;
     let mut shared = false;
-    if let Some(row) = find(&path) {
+    if let Some(row) = find(path) {
         let old = row.flow();
         let same = old.frontend == new.frontend && old.frontend_port == new.frontend_port;
         let over = closed(old.flags) || expired(&row, proto, role::PATH, now);
@@ -142,7 +142,7 @@ fn open<const W: usize>(packet: &mut Packet<W>, view_flags: u8, pods: bool) -> O
             end(&row, proto, role::PATH);
         }
     }
-    let mut written = shared || insert(&path, new, established);
+    let mut written = shared || insert(path, new, established);
     new.packets = 1;
     new.bytes = packet.bytes as u64;
     written &= insert(packet.key(role::ORIGIN), new, established);

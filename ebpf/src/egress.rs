@@ -5,13 +5,13 @@ use culvert_abi::{Link, Reason, V4, V6, address, flow, flow_hash, hook, role, ve
 
 use crate::{
     clock, count,
-    flow::{self as rows, Row, find, holds_source, insert, mark},
+    flow::{self as rows, Row, Slot, find, holds_source, insert, mark},
     fragment,
     lookup::{self, Audience},
     maps::{self, config},
     migrate, nat,
     outcome::Outcome,
-    packet::{Header, Packet, signal},
+    packet::{Packet, signal},
     parse::{Parsed, parse},
     skb::Skb,
     verdict::{self, NEXT},
@@ -34,9 +34,8 @@ pub fn run<const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
 
 #[inline(never)]
 fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
-    let Some(header) = Header::<W>::load(skb, L3) else { return NEXT };
-    let Some(packet) = Packet::of(&header) else { return NEXT };
-    let outcome = decide::<W, HOOK, L3>(skb, &header, packet);
+    let Some(packet) = Packet::<W>::read(skb, L3) else { return NEXT };
+    let outcome = decide::<W, HOOK, L3>(skb, packet);
     if outcome == Outcome::LEAVE {
         return NEXT;
     }
@@ -47,21 +46,17 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
 }
 
 #[inline(always)]
-fn decide<const W: usize, const HOOK: u8, const L3: u32>(
-    skb: Skb,
-    header: &Header<W>,
-    packet: &mut Packet<W>,
-) -> Outcome {
-    if HOOK == hook::NODE_EGRESS && verdict::backend_gone::<W, L3>(skb, header, packet) {
+fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut Packet<W>) -> Outcome {
+    if HOOK == hook::NODE_EGRESS && verdict::backend_gone::<W, L3>(skb, packet) {
         return Outcome::reject(Reason::BackendGone);
     }
-    if parse(skb, L3, header, packet) != Parsed::Tuple {
+    if parse(skb, L3, packet) != Parsed::Tuple {
         return Outcome::LEAVE;
     }
     if let Some(row) = find(packet.key(role::PATH)) {
         return reply(packet, &row);
     }
-    if let Some(row) = find(&packet.turned(role::PATH)) {
+    if let Some(row) = find(packet.turned(role::PATH)) {
         return request(skb, packet, &row);
     }
     if HOOK == hook::NODE_EGRESS && skb.has_socket() { host(packet) } else { Outcome::LEAVE }
@@ -98,7 +93,7 @@ fn reply<const W: usize>(packet: &mut Packet<W>, row: &Row<W>) -> Outcome {
 /// A packet to the backend: where the client's address is replaced, that happens here.
 #[inline(always)]
 fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Outcome {
-    if row.has(flow::FOREIGN) || !row.has(flow::REPLACE_CLIENT) || !row.is_of(&packet.turned(role::PATH)) {
+    if row.has(flow::FOREIGN) || !row.has(flow::REPLACE_CLIENT) || !row.is_of(packet.turned(role::PATH)) {
         return Outcome::LEAVE;
     }
     fragment::remember(packet);
@@ -124,7 +119,7 @@ fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Ou
 fn choose_source<const W: usize>(packet: &mut Packet<W>, path: &Row<W>, ifindex: u32) -> Outcome {
     packet.service = path.flow().service;
     if rows::migrating()
-        && let Some((addr, port)) = migrate::source(&packet.turned(role::PATH))
+        && let Some((addr, port)) = migrate::source(packet.turned(role::PATH))
     {
         path.set_source(&addr, port);
         return Outcome::TRANSLATE;
@@ -161,17 +156,17 @@ fn address_of_link<const W: usize>(ifindex: u32) -> Option<[u32; W]> {
 /// Takes a source for a flow, if no live flow to the same backend has it.
 #[inline(never)]
 fn take_source<const W: usize>(proto: u8, path: &Row<W>, source: &[u32; W], port: u16) -> bool {
-    let mut key = rows::key_of(path.flow(), proto, role::RETURN);
+    let Some(key) = rows::key_of(path.flow(), proto, role::RETURN, Slot::Writer) else { return false };
     key.dst = *source;
     key.dport = port;
-    if let Some(row) = find(&key) {
+    if let Some(row) = find(key) {
         if holds_source(&row, proto, clock::now()) {
             return false;
         }
-        rows::remove(&key);
+        rows::remove(key);
     }
     path.set_source(source, port);
-    if !insert(&key, path.flow(), path.established) {
+    if !insert(key, path.flow(), path.established) {
         path.set_source(&[0; W], 0);
         return false;
     }

@@ -4,6 +4,7 @@
 //! Rows lie in `FLOWS_NEW` until the client speaks after a reply was seen, then in `FLOWS`: a flood of new flows
 //! evicts new flows only.
 
+use aya_ebpf::{macros::map, maps::PerCpuArray};
 use culvert_abi::{Flow, FlowKey, config, flow, idle, proto, role, ticks};
 
 use crate::{choose, clock, count, maps, migrate};
@@ -95,23 +96,56 @@ impl<const W: usize> Row<W> {
     /// of the addresses tell enough, for this happens once in a blue moon.
     #[inline(always)]
     pub fn is_of(&self, key: &FlowKey<W>) -> bool {
-        let own = key_of(self.flow(), key.proto, key.role);
-        own.sport == key.sport
-            && own.dport == key.dport
-            && own.src.last() == key.src.last()
-            && own.dst.last() == key.dst.last()
+        let flow = self.flow();
+        let (src, sport, dst, dport) = match key.role {
+            role::ORIGIN => (&flow.client, flow.client_port, &flow.frontend, flow.frontend_port),
+            role::PATH => (&flow.backend, flow.backend_port, &flow.client, flow.client_port),
+            _ => (&flow.backend, flow.backend_port, &flow.source, flow.source_port),
+        };
+        sport == key.sport && dport == key.dport && src.last() == key.src.last() && dst.last() == key.dst.last()
     }
 }
 
-/// The key of one of a flow's rows.
+/// Keys that are being used. In a map, because functions that call each other share 512 bytes of stack. Private to the
+/// programs.
+#[map]
+static KEYS: PerCpuArray<[u64; 5]> = PerCpuArray::with_max_entries(2, 0);
+
+const _: () = assert!(size_of::<FlowKey<4>>() <= 40);
+
+/// Who uses a key.
+#[derive(Clone, Copy)]
+pub enum Slot {
+    /// Who writes a flow: kept until it is written.
+    Writer,
+    /// The functions here: from writing it to the next call.
+    Here,
+}
+
+/// Writes the key of one of a flow's rows to a slot.
 #[inline(always)]
-pub fn key_of<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) -> FlowKey<W> {
-    let (src, sport, dst, dport) = match role {
-        role::ORIGIN => (flow.client, flow.client_port, flow.frontend, flow.frontend_port),
-        role::PATH => (flow.backend, flow.backend_port, flow.client, flow.client_port),
-        _ => (flow.backend, flow.backend_port, flow.source, flow.source_port),
-    };
-    FlowKey { src, dst, sport, dport, proto, role, zero: 0 }
+pub fn key_of<const W: usize>(flow: &Flow<W>, proto: u8, role: u8, slot: Slot) -> Option<&'static mut FlowKey<W>> {
+    let key = KEYS.get_ptr_mut(slot as u32)?.cast::<FlowKey<W>>();
+    // SAFETY: this CPU's own row, large enough for either family's key; any bytes are a key. `Slot` says for how long.
+    let key = unsafe { &mut *key };
+    match role {
+        role::ORIGIN => {
+            (key.src, key.sport) = (flow.client, flow.client_port);
+            (key.dst, key.dport) = (flow.frontend, flow.frontend_port);
+        }
+        role::PATH => {
+            (key.src, key.sport) = (flow.backend, flow.backend_port);
+            (key.dst, key.dport) = (flow.client, flow.client_port);
+        }
+        _ => {
+            (key.src, key.sport) = (flow.backend, flow.backend_port);
+            (key.dst, key.dport) = (flow.source, flow.source_port);
+        }
+    }
+    key.proto = proto;
+    key.role = role;
+    key.zero = 0;
+    Some(key)
 }
 
 /// Whether a connection is over: a reset, or a FIN from both sides.
@@ -157,13 +191,13 @@ fn other_is_idle<const W: usize>(row: &Row<W>, proto: u8, role: u8, now: u32) ->
 /// The PATH row of an ORIGIN row, and the reverse.
 #[inline(always)]
 fn other<const W: usize>(row: &Row<W>, proto: u8, role: u8) -> Option<Row<W>> {
-    find(&key_of(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }))
+    find(key_of(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }, Slot::Here)?)
 }
 
 /// Whether the flow of a RETURN row is still there: its PATH row is, speaks of the same source, and is not expired.
 #[inline(always)]
 pub fn holds_source<const W: usize>(row: &Row<W>, proto: u8, now: u32) -> bool {
-    let Some(path) = find(&key_of(row.flow(), proto, role::PATH)) else { return false };
+    let Some(path) = key_of(row.flow(), proto, role::PATH, Slot::Here).and_then(|key| find(key)) else { return false };
     path.flow().source == row.flow().source
         && path.flow().source_port == row.flow().source_port
         && !expired(&path, proto, role::PATH, now)
@@ -222,11 +256,11 @@ fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
     if role == role::RETURN && flow.source_port == 0 {
         return;
     }
-    let key = key_of(flow, proto, role);
-    let Some(row) = maps::flows_new::<W>().get_ptr_mut(&key) else { return };
+    let Some(key) = key_of(flow, proto, role, Slot::Here) else { return };
+    let Some(row) = maps::flows_new::<W>().get_ptr_mut(&*key) else { return };
     // SAFETY: as in `Row::flow`; the map copies the value.
-    if maps::flows::<W>().insert(&key, unsafe { &*row }, NO_EXIST).is_ok() {
-        let _ = maps::flows_new::<W>().remove(&key);
+    if maps::flows::<W>().insert(&*key, unsafe { &*row }, NO_EXIST).is_ok() {
+        let _ = maps::flows_new::<W>().remove(&*key);
     }
 }
 
@@ -235,12 +269,13 @@ fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
 pub fn end<const W: usize>(row: &Row<W>, proto: u8, role: u8) {
     fold(row, proto, role);
     let flow = row.flow();
-    if flow.source_port != 0 {
-        remove(&key_of(flow, proto, role::RETURN));
-    }
     // The row that was found goes last: until then it names the others.
-    remove(&key_of(flow, proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }));
-    remove(&key_of(flow, proto, role));
+    let others = if role == role::ORIGIN { [role::RETURN, role::PATH] } else { [role::RETURN, role::ORIGIN] };
+    for role in [others[0], others[1], role] {
+        if let Some(key) = key_of(flow, proto, role, Slot::Here) {
+            remove(key);
+        }
+    }
 }
 
 /// Removes a row, wherever it is.

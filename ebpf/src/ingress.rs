@@ -9,7 +9,7 @@ use crate::{
     maps::config,
     nat,
     outcome::Outcome,
-    packet::{Header, Packet, signal},
+    packet::{Packet, signal},
     parse::{Parsed, parse},
     skb::Skb,
     verdict::{self, NEXT},
@@ -27,9 +27,8 @@ pub fn run<const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
 
 #[inline(never)]
 fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
-    let Some(header) = Header::<W>::load(skb, L3) else { return NEXT };
-    let Some(packet) = Packet::of(&header) else { return NEXT };
-    let outcome = decide::<W, HOOK, L3>(skb, &header, packet);
+    let Some(packet) = Packet::<W>::read(skb, L3) else { return NEXT };
+    let outcome = decide::<W, HOOK, L3>(skb, packet);
     if outcome == Outcome::LEAVE {
         return NEXT;
     }
@@ -40,19 +39,15 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
 }
 
 #[inline(always)]
-fn decide<const W: usize, const HOOK: u8, const L3: u32>(
-    skb: Skb,
-    header: &Header<W>,
-    packet: &mut Packet<W>,
-) -> Outcome {
-    if HOOK == hook::POD_INGRESS && verdict::backend_gone::<W, L3>(skb, header, packet) {
+fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut Packet<W>) -> Outcome {
+    if HOOK == hook::POD_INGRESS && verdict::backend_gone::<W, L3>(skb, packet) {
         return Outcome::reject(Reason::BackendGone);
     }
     let meaning = lookup::address(&packet.tuple.dst);
     if meaning == 0 {
         return Outcome::LEAVE;
     }
-    let parsed = parse(skb, L3, header, packet);
+    let parsed = parse(skb, L3, packet);
     if parsed != Parsed::Tuple {
         return unreadable(parsed, meaning);
     }

@@ -12,7 +12,10 @@ use aya_ebpf::{
 };
 use culvert_abi::{Flow, FlowKey, role};
 
-use crate::{flow, maps};
+use crate::{
+    flow::{Slot, key_of},
+    maps,
+};
 
 /// Bytes that a flow may have in any layout.
 const LARGEST: usize = 256;
@@ -67,9 +70,9 @@ pub fn follow<const W: usize>(flow: &Flow<W>, proto: u8) {
 
 #[inline(always)]
 fn follow_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
-    let key = flow::key_of(flow, proto, role);
-    update(maps::previous_flows::<W>(), &key, flow);
-    update(maps::previous_flows_new::<W>(), &key, flow);
+    let Some(key) = key_of(flow, proto, role, Slot::Here) else { return };
+    update(maps::previous_flows::<W>(), key, flow);
+    update(maps::previous_flows_new::<W>(), key, flow);
 }
 
 #[inline(always)]

@@ -32,15 +32,19 @@ pub mod signal {
 /// The packet that this CPU works on. In a map, because what the verifier knows of a value ends there: on the stack it
 /// would follow each kind of packet apart through all that comes after. Private to the programs.
 #[map]
-static PACKET: PerCpuArray<[u64; 16]> = PerCpuArray::with_max_entries(1, 0);
+static PACKET: PerCpuArray<[u64; 32]> = PerCpuArray::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Packet<4>>() <= 128);
+const _: () = assert!(size_of::<Packet<4>>() <= 256);
 
 /// A packet of one family. Offsets count from the start of the buffer, the link's header included.
 #[derive(Clone, Copy)]
 pub struct Packet<const W: usize> {
     /// The tuple in the direction of travel. The role is that of the flow row looked for last.
     pub tuple: FlowKey<W>,
+    /// The tuple turned round, once it was asked for.
+    turned: FlowKey<W>,
+    /// The fixed part of the IP header.
+    pub header: Header<W>,
     /// Where the rewrite leads: the new destination or source address.
     pub target: [u32; W],
     /// The layer-4 header. Of an ICMP error: the ICMP header.
@@ -72,15 +76,18 @@ pub struct Packet<const W: usize> {
 }
 
 impl<const W: usize> Packet<W> {
-    /// This CPU's packet, of which nothing but its addresses is known yet.
+    /// This CPU's packet, of which nothing but the fixed IP header at `l3` is read yet. `None`: there is no such header.
     #[inline(always)]
-    pub fn of(header: &Header<W>) -> Option<&'static mut Self> {
+    pub fn read(skb: Skb, l3: u32) -> Option<&'static mut Self> {
         let packet = PACKET.get_ptr_mut(0)?.cast::<Self>();
         // SAFETY: this CPU's own row, and one program at a time runs on it for a packet. What is not written here
         // holds what the last packet left, which is a value of its type: only `Packet`s lie there, and zeros.
         let packet = unsafe { &mut *packet };
-        packet.tuple.src = header.source();
-        packet.tuple.dst = header.destination();
+        if !packet.header.read(skb, l3) {
+            return None;
+        }
+        packet.tuple.src = packet.header.source();
+        packet.tuple.dst = packet.header.destination();
         packet.tuple.sport = 0;
         packet.tuple.dport = 0;
         packet.tuple.zero = 0;
@@ -99,9 +106,16 @@ impl<const W: usize> Packet<W> {
 
     /// The tuple turned round, as the key of a row.
     #[inline(always)]
-    pub fn turned(&self, role: u8) -> FlowKey<W> {
-        let FlowKey { src, dst, sport, dport, proto, .. } = self.tuple;
-        FlowKey { src: dst, dst: src, sport: dport, dport: sport, proto, role, zero: 0 }
+    pub fn turned(&mut self, role: u8) -> &FlowKey<W> {
+        let (tuple, turned) = (&self.tuple, &mut self.turned);
+        turned.src = tuple.dst;
+        turned.dst = tuple.src;
+        turned.sport = tuple.dport;
+        turned.dport = tuple.sport;
+        turned.proto = tuple.proto;
+        turned.role = role;
+        turned.zero = 0;
+        turned
     }
 
     /// Sets where the rewrite leads.
@@ -148,9 +162,15 @@ impl<const W: usize> Header<W> {
     /// Reads it.
     #[inline(always)]
     pub fn load(skb: Skb, at: u32) -> Option<Self> {
-        let mut words = [0; 10];
+        let mut header = Self([0; 10]);
+        header.read(skb, at).then_some(header)
+    }
+
+    /// Reads it to where this one is.
+    #[inline(always)]
+    fn read(&mut self, skb: Skb, at: u32) -> bool {
         // SAFETY: `SIZE` is at most the 40 bytes of the array.
-        unsafe { skb.load_to(at, words.as_mut_ptr().cast(), Self::SIZE) }.then_some(Self(words))
+        unsafe { skb.load_to(at, self.0.as_mut_ptr().cast(), Self::SIZE) }
     }
 
     /// A word, host order.

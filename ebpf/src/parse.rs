@@ -50,8 +50,8 @@ mod extension {
 
 /// Completes a packet of which the IP header at `l3` was read.
 #[inline(never)]
-pub fn parse<const W: usize>(skb: Skb, l3: u32, header: &Header<W>, packet: &mut Packet<W>) -> Parsed {
-    let network = if W == V4 { ipv4(skb, l3, header, packet) } else { ipv6(skb, l3, header, packet) };
+pub fn parse<const W: usize>(skb: Skb, l3: u32, packet: &mut Packet<W>) -> Parsed {
+    let network = if W == V4 { ipv4(skb, l3, packet) } else { ipv6(skb, l3, packet) };
     if network != Parsed::Tuple {
         return network;
     }
@@ -75,24 +75,24 @@ pub fn parse<const W: usize>(skb: Skb, l3: u32, header: &Header<W>, packet: &mut
 }
 
 #[inline(always)]
-fn ipv4<const W: usize>(skb: Skb, l3: u32, header: &Header<W>, packet: &mut Packet<W>) -> Parsed {
+fn ipv4<const W: usize>(skb: Skb, l3: u32, packet: &mut Packet<W>) -> Parsed {
     const MORE: u32 = 0x2000;
     const OFFSET: u32 = 0x1fff;
-    let size = (header.word(0) >> 24 & 0xf) * 4;
+    let size = (packet.header.word(0) >> 24 & 0xf) * 4;
     let holds = skb.len() - l3;
-    let total = match header.word(0) & 0xffff {
+    let total = match packet.header.word(0) & 0xffff {
         // Segments of more than 64 KiB together have no length of their own (BIG TCP).
         0 if skb.gso_size() != 0 => holds,
         total => total,
     };
-    if header.version() != 4 || size < 20 || total < size || total > holds {
+    if packet.header.version() != 4 || size < 20 || total < size || total > holds {
         return Parsed::Malformed;
     }
     packet.l4 = l3 + size;
     packet.end = l3 + total;
     packet.bytes = total;
-    packet.tuple.proto = header.next();
-    let fragment = header.word(1);
+    packet.tuple.proto = packet.header.next();
+    let fragment = packet.header.word(1);
     packet.fragment = (fragment >> 16) as u16 as u32;
     packet.kind = if fragment & OFFSET != 0 {
         Kind::LaterFragment
@@ -105,20 +105,20 @@ fn ipv4<const W: usize>(skb: Skb, l3: u32, header: &Header<W>, packet: &mut Pack
 }
 
 #[inline(always)]
-fn ipv6<const W: usize>(skb: Skb, l3: u32, header: &Header<W>, packet: &mut Packet<W>) -> Parsed {
+fn ipv6<const W: usize>(skb: Skb, l3: u32, packet: &mut Packet<W>) -> Parsed {
     let holds = skb.len() - l3;
-    let total = match header.word(1) >> 16 {
+    let total = match packet.header.word(1) >> 16 {
         // As above; RFC 2675.
         0 if skb.gso_size() != 0 => holds,
         payload => 40 + payload,
     };
-    if header.version() != 6 || total > holds {
+    if packet.header.version() != 6 || total > holds {
         return Parsed::Malformed;
     }
     packet.l4 = l3 + 40;
     packet.end = l3 + total;
     packet.bytes = total;
-    packet.tuple.proto = header.next();
+    packet.tuple.proto = packet.header.next();
     extensions(skb, packet)
 }
 

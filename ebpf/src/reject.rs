@@ -62,8 +62,7 @@ fn reset<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>) -> bool {
     } else {
         (0, u32::from_be(sequence).wrapping_add(length), RST | ACK)
     };
-    let tuple = packet.turned(0);
-    let ports = (u16::from_be(tuple.sport) as u32) << 16 | u16::from_be(tuple.dport) as u32;
+    let ports = (u16::from_be(packet.tuple.dport) as u32) << 16 | u16::from_be(packet.tuple.sport) as u32;
     let mut segment = [ports, sequence, acknowledged, 5 << 28 | flags << 16, 0].map(u32::to_be);
     let sum = segment.iter().fold(pseudo(packet, proto::TCP, SIZE), |sum, word| sum + *word as u64);
     segment[4] = (u16::from_be(!fold(sum)) as u32) << 16;

@@ -74,16 +74,16 @@ fn account<const W: usize>(skb: Skb, packet: &Packet<W>, outcome: Outcome, how: 
 
 /// Whether a UDP packet comes from a socket that was connected to a backend which is gone. If so, the packet is parsed.
 #[inline(always)]
-pub fn backend_gone<const W: usize, const L3: u32>(skb: Skb, header: &Header<W>, packet: &mut Packet<W>) -> bool {
-    skb.has_socket() && header.next() == proto::UDP && sent_to_gone::<W, L3>(skb, header, packet)
+pub fn backend_gone<const W: usize, const L3: u32>(skb: Skb, packet: &mut Packet<W>) -> bool {
+    skb.has_socket() && packet.header.next() == proto::UDP && sent_to_gone::<W, L3>(skb, packet)
 }
 
 #[inline(never)]
-fn sent_to_gone<const W: usize, const L3: u32>(skb: Skb, header: &Header<W>, packet: &mut Packet<W>) -> bool {
+fn sent_to_gone<const W: usize, const L3: u32>(skb: Skb, packet: &mut Packet<W>) -> bool {
     let Some(sk) = skb.socket() else { return false };
-    let l4 = L3 + if W == V4 { (header.word(0) >> 24 & 0xf) * 4 } else { Header::<W>::SIZE };
+    let l4 = L3 + if W == V4 { (packet.header.word(0) >> 24 & 0xf) * 4 } else { Header::<W>::SIZE };
     let Some(port) = skb.load(l4 + 2) else { return false };
     let Some(service) = socket::gone(sk, &packet.tuple.dst, port) else { return false };
     packet.service = service;
-    parse(skb, L3, header, packet) == Parsed::Tuple && packet.kind == Kind::Whole
+    parse(skb, L3, packet) == Parsed::Tuple && packet.kind == Kind::Whole
 }
