@@ -75,7 +75,8 @@ pub struct ServicePlan {
     pub addresses: Vec<IpAddr>,
     /// Our own pool that they come from, or null.
     pub pool: Option<String>,
-    /// Why the Service has no frontends at all (`headless`, `externalName`, `serviceProxyName`), or null.
+    /// Why the Service has no frontends at all, or null: `headless`, `externalName`, `serviceProxyName`, `clusterIPOnLink`,
+    /// `noClusterIP` (docs/SEMANTICS.md).
     pub skipped: Option<String>,
     /// What is wrong with the Service or its endpoints.
     pub problems: Vec<Problem>,
