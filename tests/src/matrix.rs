@@ -121,14 +121,18 @@ fn server(word: &str) -> Result<(&str, Vec<&str>)> {
 pub fn check(lab: &Lab, places: &[&Place], n: u8, table: &str) -> Result<()> {
     let mut failures = Vec::new();
     for line in table.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let row = Row::parse(line)?;
-        for family in Family::BOTH {
-            for way in ways(family) {
-                if let Err(error) = check_row(lab, places, n, &row, family, way) {
+        let row = &Row::parse(line)?;
+        let ways = Family::BOTH.into_iter().flat_map(|family| ways(family).into_iter().map(move |way| (family, way)));
+        // All ways at once: silence takes its time.
+        std::thread::scope(|scope| {
+            let check = |(family, way)| scope.spawn(move || (family, way, check_row(lab, places, n, row, family, way)));
+            for thread in ways.map(check).collect::<Vec<_>>() {
+                let (family, way, result) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                if let Err(error) = result {
                     failures.push(format!("{}   [{family:?} {way}]: {error:#}", row.text));
                 }
             }
-        }
+        });
     }
     if failures.is_empty() { Ok(()) } else { Err(anyhow!("{}", failures.join("\n"))) }
 }

@@ -1,115 +1,17 @@
-//! Hooks on links and sockets: set, taken over, put back, removed. With the four capabilities of an agent, in namespaces
-//! of the test's own.
+//! Hooks on links and sockets: set, taken over, put back, removed, in namespaces of the test's own.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+mod attach;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use attach::{Node, beside, link, node_addresses, report};
+use aya::programs::{SchedClassifier, TcAttachType};
+use culvert_dataplane::links::Role;
 use culvert_dataplane::links::hooks::Method;
-use culvert_dataplane::links::task::{Hooked, Report};
-use culvert_dataplane::links::{Links, Role};
-use culvert_dataplane::{Dataplane, Options, cleanup, limits::Limits};
-use culvert_tests::place::Place;
-use culvert_tests::scope::Scope;
-use tokio::sync::watch;
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A node with an uplink and two pods, one routed, one in a bridge.
-struct Node {
-    host: Place,
-    bpffs: PathBuf,
-    cgroup: PathBuf,
-    scope: Scope,
-}
-
-impl Node {
-    fn new() -> Result<Self> {
-        let scope = Scope::open()?;
-        let netns = scope.netns("host")?;
-        let [world, pod, bridged] = ["world", "pod", "bridged"].map(|name| scope.netns(name));
-        let (world, pod, bridged) = (world?, pod?, bridged?);
-        let cgroup = scope.cgroup("node")?;
-        let host = Place::new("node", netns, &cgroup, scope.dir(), Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
-        host.ip_batch(&format!(
-            "link set lo up\n\
-             link add up0 type veth peer name eth0 netns {world}\n\
-             link add pod0 type veth peer name eth0 netns {pod}\n\
-             link add pod1 type veth peer name eth0 netns {bridged}\n\
-             link add cni0 type bridge\n\
-             link set pod1 master cni0\n\
-             addr add 198.51.100.11/24 dev up0\n\
-             addr add 2001:db8:51::11/64 dev up0 nodad\n\
-             addr add 10.244.1.1/32 dev pod0\n\
-             addr add 10.244.2.1/24 dev cni0\n\
-             link set up0 up\nlink set pod0 up\nlink set pod1 up\nlink set cni0 up\n"
-        ))?;
-        let bpffs = scope.bpffs("bpf")?;
-        Ok(Self { host, bpffs, cgroup, scope })
-    }
-
-    fn options(&self, method: Method) -> Options {
-        Options {
-            bpffs: self.bpffs.clone(),
-            cgroup: Some(self.cgroup.clone()),
-            limits: small(),
-            method: Some(method),
-            ..Options::default()
-        }
-    }
-
-    fn index(&self, link: &str) -> Result<u32> {
-        let line = self.host.sh(&format!("ip -o link show dev {link}"))?;
-        line.split(':').next().and_then(|index| index.parse().ok()).with_context(|| line.clone())
-    }
-}
-
-fn small() -> Limits {
-    Limits {
-        services: 64,
-        frontends: 256,
-        backends: 256,
-        tables: 256,
-        slab_bytes: 1 << 20,
-        ranges: 64,
-        flows: 4_096,
-        flows_new: 2_048,
-        affinity: 2_048,
-        datagrams: 2_048,
-        fragments: 2_048,
-        links: 64,
-    }
-}
-
-fn node_addresses() -> Option<BTreeSet<IpAddr>> {
-    Some(BTreeSet::from([Ipv4Addr::new(198, 51, 100, 11).into()]))
-}
-
-/// Runs the task that keeps the hooks beside `work`.
-async fn beside<T>(links: Links, work: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
-    tokio::select! {
-        ended = links.run() => anyhow::bail!("the task ended: {ended:?}"),
-        result = work() => result,
-    }
-}
-
-/// Waits for a report that fits.
-async fn report(
-    reports: &mut watch::Receiver<std::sync::Arc<Report>>,
-    fits: impl Fn(&Report) -> bool,
-) -> Result<std::sync::Arc<Report>> {
-    let waiting = async { Ok(reports.wait_for(|report| fits(report)).await?.clone()) };
-    match tokio::time::timeout(PATIENCE, waiting).await {
-        Ok(report) => report,
-        Err(_) => anyhow::bail!("no such report: {:#?}", reports.borrow()),
-    }
-}
-
-fn link<'a>(report: &'a Report, name: &str) -> Option<&'a Hooked> {
-    report.links.iter().find(|link| link.wanted.name == name)
-}
+use culvert_dataplane::{Dataplane, cleanup};
+use culvert_tests::shell::{run, sh};
 
 #[test]
 fn links_are_told_apart_hooked_and_left_without_a_trace() -> Result<()> {
@@ -145,9 +47,8 @@ fn links_are_told_apart_hooked_and_left_without_a_trace() -> Result<()> {
         ensure!(!attached.contains("ingress") && !attached.contains("egress"), "{method:?}: {attached}");
         let qdiscs = node.host.sh("tc qdisc show")?;
         ensure!(!qdiscs.contains("clsact"), "{method:?}: {qdiscs}");
-        let cgroup = culvert_tests::shell::sh(&format!("bpftool cgroup show {}", node.cgroup.display()))?;
+        let cgroup = sh(&format!("bpftool cgroup show {}", node.cgroup.display()))?;
         ensure!(!cgroup.contains("connect"), "{cgroup}");
-        drop(node.scope);
     }
     Ok(())
 }
@@ -191,25 +92,15 @@ fn a_removed_hook_is_back_within_a_second() -> Result<()> {
                 report(&mut plane.report, |report| report.links.len() == 3).await?;
                 let removed = Instant::now();
                 match method {
-                    Method::Tcx => std::fs::remove_file(node.bpffs.join(format!("culvert/v1/links/ingress_{up0}")))?,
-                    Method::Clsact => drop(culvert_tests::shell::sh("tc qdisc del dev up0 clsact")?),
-                }
-                loop {
-                    let back = match method {
-                        Method::Tcx => node.bpffs.join(format!("culvert/v1/links/ingress_{up0}")).exists(),
-                        Method::Clsact => {
-                            let filters = culvert_tests::shell::sh("tc filter show dev up0 ingress")?;
-                            filters.contains("culvert/node_ingress")
-                        }
-                    };
-                    if back {
-                        break;
+                    Method::Tcx => {
+                        let pin = node.bpffs.join(format!("culvert/v1/links/ingress_{up0}"));
+                        run(std::process::Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin))?;
                     }
-                    ensure!(
-                        removed.elapsed() < Duration::from_secs(1),
-                        "{method:?}: not back, {:?}",
-                        plane.report.borrow()
-                    );
+                    Method::Clsact => drop(sh("tc qdisc del dev up0 clsact")?),
+                }
+                ensure!(!hooked("up0", method)?, "the hook was not removed");
+                while !hooked("up0", method)? {
+                    ensure!(removed.elapsed() < Duration::from_secs(1), "{method:?}: {:?}", plane.report.borrow());
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Ok(())
@@ -218,4 +109,109 @@ fn a_removed_hook_is_back_within_a_second() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_removed_pin_is_back_and_its_hook_never_gone() -> Result<()> {
+    let node = Node::new()?;
+    let pin = node.bpffs.join(format!("culvert/v1/links/egress_{}", node.index("pod0")?));
+    let socket = node.bpffs.join("culvert/v1/links/connect4");
+    node.host.block_on(async || {
+        let mut plane = Dataplane::open(node.options(Method::Tcx))?;
+        plane.node_addresses.send_replace(node_addresses());
+        beside(plane.links, async || {
+            let before = report(&mut plane.report, |report| report.links.len() == 3).await?;
+            let removed = Instant::now();
+            std::fs::remove_file(&pin)?;
+            std::fs::remove_file(&socket)?;
+            while !pin.exists() || !socket.exists() {
+                ensure!(removed.elapsed() < Duration::from_secs(1), "not back");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ensure!(before.links == plane.report.borrow().links, "a link was hooked anew");
+            Ok(())
+        })
+        .await
+    })
+}
+
+#[test]
+fn links_come_and_go_and_move_into_bridges() -> Result<()> {
+    for method in [Method::Tcx, Method::Clsact] {
+        let node = Node::new()?;
+        let peer = node.scope.netns("late")?;
+        node.host.block_on(async || {
+            let mut plane = Dataplane::open(node.options(method))?;
+            plane.node_addresses.send_replace(node_addresses());
+            beside(plane.links, async || {
+                report(&mut plane.report, |report| report.links.len() == 3).await?;
+                sh(&format!("ip link add late0 type veth peer name eth0 netns {peer}"))?;
+                let seen = report(&mut plane.report, |report| link(report, "late0").is_some()).await?;
+                let late = link(&seen, "late0").context("late0")?;
+                ensure!(late.wanted.role == Role::Pod && late.ingress.len() == 1, "{late:?}");
+                sh("ip addr add 10.244.9.1/32 dev late0")?;
+                let with = |v4| {
+                    move |report: &culvert_dataplane::links::task::Report| {
+                        link(report, "late0").is_some_and(|link| link.wanted.source.v4 == Some(v4))
+                    }
+                };
+                report(&mut plane.report, with(Ipv4Addr::new(10, 244, 9, 1))).await?;
+                sh("ip addr del 10.244.9.1/32 dev late0")?;
+                sh("ip link set late0 master cni0")?;
+                report(&mut plane.report, with(Ipv4Addr::new(10, 244, 2, 1))).await?;
+                let pin = node.bpffs.join(format!("culvert/v1/links/ingress_{}", late.index));
+                ensure!(pin.exists() == (method == Method::Tcx), "{}", pin.display());
+                sh("ip link del late0")?;
+                report(&mut plane.report, |report| link(report, "late0").is_none()).await?;
+                ensure!(!pin.exists(), "the pin of a link that is gone is left");
+                Ok(())
+            })
+            .await
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn hooks_of_links_that_went_while_no_agent_ran_are_pruned() -> Result<()> {
+    let node = Node::new()?;
+    let pin = node.bpffs.join(format!("culvert/v1/links/ingress_{}", node.index("pod0")?));
+    for links in [3, 2] {
+        node.host.block_on(async || {
+            let mut plane = Dataplane::open(node.options(Method::Tcx))?;
+            plane.node_addresses.send_replace(node_addresses());
+            beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == links).await).await
+        })?;
+        ensure!(pin.exists() == (links == 3), "{links} links: {}", pin.display());
+        node.host.sh(if links == 3 { "ip link del pod0" } else { "true" })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn foreign_programs_stay_and_run_where_the_stack_is() -> Result<()> {
+    let node = Node::new()?;
+    node.host.block_on(async || {
+        sh("tc qdisc add dev up0 clsact")?;
+        sh("tc filter add dev up0 ingress prio 1 handle 1 matchall action pass")?;
+        for method in [Method::Tcx, Method::Clsact] {
+            let mut plane = Dataplane::open(node.options(method))?;
+            plane.node_addresses.send_replace(node_addresses());
+            beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
+            cleanup(&node.bpffs).expect_err("an agent holds the lock");
+            drop(plane.lock);
+            cleanup(&node.bpffs)?;
+            let filters = sh("tc filter show dev up0 ingress")?;
+            ensure!(filters.contains("matchall") && !filters.contains("culvert"), "{method:?}: {filters}");
+        }
+        Ok(())
+    })
+}
+
+/// Whether a program of ours runs at the ingress of a link of the caller's namespace.
+fn hooked(link: &str, method: Method) -> Result<bool> {
+    Ok(match method {
+        Method::Tcx => !SchedClassifier::query_tcx(link, TcAttachType::Ingress)?.1.is_empty(),
+        Method::Clsact => sh(&format!("tc filter show dev {link} ingress"))?.contains("culvert/node_ingress"),
+    })
 }

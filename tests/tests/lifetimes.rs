@@ -230,7 +230,6 @@ fn a_cluster_ip_on_a_link_of_the_node_is_left_alone() -> Result<()> {
         let service = everywhere("dns", 1).ready("n2", &scenery.cast.c);
         let mut stage = scenery.start(&Options::new(mode)?, [&service])?;
         let n1 = stage.cast.n1.clone();
-        let local = Server::start(&n1, &[(Protocol::Tcp, PORT), (Protocol::Udp, PORT)])?;
         for family in Family::BOTH {
             let ip = cluster_ip(family, 1);
             let expect = |server: &str| -> Result<()> {
@@ -251,11 +250,12 @@ fn a_cluster_ip_on_a_link_of_the_node_is_left_alone() -> Result<()> {
             // As NodeLocal DNSCache does: the node carries the address and listens there.
             let bits = if family == Family::V4 { 32 } else { 128 };
             n1.sh(&format!("ip address add {ip}/{bits} dev lo"))?;
+            let local = Server::start_at(&n1, &[ip], &[(Protocol::Tcp, PORT), (Protocol::Udp, PORT)])?;
             expect("n1")?;
+            drop(local);
             n1.sh(&format!("ip address delete {ip}/{bits} dev lo"))?;
             expect("c")?;
         }
-        drop(local);
         stage.cluster.settle()?;
     }
     Ok(())

@@ -150,7 +150,8 @@ const CASES: &[Case] = &[
             client  lb           a:client
             client2 lb           silence
             p       lb           silence
-            q       lb           a:q/n2
+            q       lb           a:q
+            n1      lb           silence
             client2 external     a:client2
             client2 nodeport@n1  a:client2
             p       cluster      a:p

@@ -1,6 +1,6 @@
 //! Echo servers that say who they are and whom they saw.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
 use super::{Protocol, answer};
-use crate::place::Place;
+use crate::place::{Family, Place};
 
 /// Room for datagrams while this process waits for a CPU, in bytes.
 pub(super) const BUFFER: usize = 4 << 20;
@@ -25,11 +25,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the wildcard address of both families on each of the ports; returns once it does.
+    /// Listens at the place's address of each family on each of the ports; returns once it does.
     pub fn start(place: &Place, ports: &[(Protocol, u16)]) -> Result<Self> {
+        Self::start_at(place, &Family::BOTH.map(|family| place.ip(family)), ports)
+    }
+
+    /// Listens at the given addresses. Never at the wildcard one: a UDP server there would answer from the address that the route
+    /// back suggests, not from the one that was asked.
+    pub fn start_at(place: &Place, addresses: &[IpAddr], ports: &[(Protocol, u16)]) -> Result<Self> {
         let (ready, listens) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let (place, ports) = (place.clone(), ports.to_vec());
+        let sockets =
+            ports.iter().flat_map(|&(protocol, port)| addresses.iter().map(move |&ip| (protocol, (ip, port).into())));
+        let (place, sockets) = (place.clone(), sockets.collect::<Vec<(Protocol, SocketAddr)>>());
         let thread = std::thread::spawn(move || {
             let started =
                 place.enter().and_then(|()| Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
@@ -38,7 +46,7 @@ impl Server {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             runtime.block_on(async {
-                let opened = ports.iter().try_for_each(|&(protocol, port)| open(place.name(), protocol, port));
+                let opened = sockets.iter().try_for_each(|&(protocol, address)| open(place.name(), protocol, address));
                 let listens = opened.is_ok();
                 let _ = ready.send(opened);
                 if listens {
@@ -65,20 +73,20 @@ impl Drop for Server {
     }
 }
 
-/// Opens one wildcard socket and serves it on the current runtime.
-fn open(name: &str, protocol: Protocol, port: u16) -> Result<()> {
+/// Opens one socket and serves it on the current runtime.
+fn open(name: &str, protocol: Protocol, address: SocketAddr) -> Result<()> {
     let name = name.to_owned();
-    let what = || format!("{name}: {protocol:?} {port}");
+    let what = || format!("{name}: {protocol:?} {address}");
     match protocol {
         Protocol::Udp => {
-            let socket = wildcard(Type::DGRAM, None, port).with_context(what)?;
+            let socket = bound(Type::DGRAM, None, address).with_context(what)?;
             setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
             let socket = UdpSocket::from_std(socket.into())?;
             tokio::spawn(datagrams(socket, name));
         }
         Protocol::Tcp | Protocol::Sctp => {
             let number = (protocol == Protocol::Sctp).then_some(socket2::Protocol::SCTP);
-            let socket = wildcard(Type::STREAM, number, port).with_context(what)?;
+            let socket = bound(Type::STREAM, number, address).with_context(what)?;
             socket.listen(4096).with_context(what)?;
             let listener = TcpListener::from_std(socket.into())?;
             tokio::spawn(connections(listener, name));
@@ -87,12 +95,11 @@ fn open(name: &str, protocol: Protocol, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn wildcard(kind: Type, protocol: Option<socket2::Protocol>, port: u16) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV6, kind, protocol)?;
-    socket.set_only_v6(false)?;
+fn bound(kind: Type, protocol: Option<socket2::Protocol>, address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, protocol)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&address.into())?;
     Ok(socket)
 }
 
@@ -101,7 +108,7 @@ async fn datagrams(socket: UdpSocket, name: String) {
     loop {
         // An ICMP error for an earlier answer is reported here: the next datagram is none the worse for it.
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
-        if let Some(message) = answer(&buffer[..length], &name, canonical(peer)) {
+        if let Some(message) = answer(&buffer[..length], &name, peer) {
             let _ = socket.send_to(&message, peer).await;
         }
     }
@@ -110,7 +117,7 @@ async fn datagrams(socket: UdpSocket, name: String) {
 async fn connections(listener: TcpListener, name: String) {
     loop {
         if let Ok((stream, peer)) = listener.accept().await {
-            tokio::spawn(connection(stream, canonical(peer), name.clone()));
+            tokio::spawn(connection(stream, peer, name.clone()));
         }
     }
 }
@@ -126,9 +133,4 @@ async fn connection(stream: TcpStream, peer: SocketAddr, name: String) -> std::i
         line.clear();
     }
     Ok(())
-}
-
-/// The address without its IPv4-mapped disguise.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    (address.ip().to_canonical(), address.port()).into()
 }
