@@ -3,14 +3,15 @@
 mod attach;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use attach::{Node, beside, link, node_addresses, report};
 use aya::programs::{SchedClassifier, TcAttachType};
 use culvert_dataplane::links::Role;
 use culvert_dataplane::links::hooks::Method;
-use culvert_dataplane::{Dataplane, cleanup};
+use culvert_dataplane::{Dataplane, Options, cleanup};
 use culvert_tests::shell::{run, sh};
 
 #[test]
@@ -94,7 +95,7 @@ fn a_removed_hook_is_back_within_a_second() -> Result<()> {
                 match method {
                     Method::Tcx => {
                         let pin = node.bpffs.join(format!("culvert/v1/links/ingress_{up0}"));
-                        run(std::process::Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin))?;
+                        run(Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin))?;
                     }
                     Method::Clsact => drop(sh("tc qdisc del dev up0 clsact")?),
                 }
@@ -189,21 +190,49 @@ fn hooks_of_links_that_went_while_no_agent_ran_are_pruned() -> Result<()> {
 }
 
 #[test]
-fn foreign_programs_stay_and_run_where_the_stack_is() -> Result<()> {
+fn foreign_filters_and_their_qdisc_stay() -> Result<()> {
     let node = Node::new()?;
     node.host.block_on(async || {
         sh("tc qdisc add dev up0 clsact")?;
-        sh("tc filter add dev up0 ingress prio 1 handle 1 matchall action pass")?;
+        // A classic filter that takes every packet and says nothing of it.
+        let filter = "filter add dev up0 ingress prio 1 handle 1 bpf bytecode".split(' ');
+        run(Command::new("tc").args(filter).args(["1,6 0 0 0,", "flowid", "1:1"]))?;
         for method in [Method::Tcx, Method::Clsact] {
             let mut plane = Dataplane::open(node.options(method))?;
             plane.node_addresses.send_replace(node_addresses());
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
-            cleanup(&node.bpffs).expect_err("an agent holds the lock");
+            ensure!(hooked("up0", method)?, "{method:?}");
+            ensure!(cleanup(&node.bpffs).is_err(), "an agent holds the lock");
             drop(plane.lock);
             cleanup(&node.bpffs)?;
             let filters = sh("tc filter show dev up0 ingress")?;
-            ensure!(filters.contains("matchall") && !filters.contains("culvert"), "{method:?}: {filters}");
+            ensure!(filters.contains("bytecode") && !filters.contains("culvert"), "{method:?}: {filters}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn foreign_programs_stay_on_the_side_of_the_stack() -> Result<()> {
+    let node = Node::new()?;
+    // Another project, played by an agent with pins of its own.
+    let foreign = Options { bpffs: node.scope.bpffs("foreign")?, ..node.options(Method::Tcx) };
+    node.host.block_on(async || {
+        let open = async |options: Options| {
+            let mut plane = Dataplane::open(options)?;
+            plane.node_addresses.send_replace(node_addresses());
+            beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await
+        };
+        let theirs = open(foreign).await?;
+        let both = open(node.options(Method::Tcx)).await?;
+        for (theirs, both) in theirs.links.iter().zip(&both.links) {
+            let ([ingress], [egress]) = (&theirs.ingress[..], &theirs.egress[..]) else { bail!("{theirs:?}") };
+            ensure!(both.ingress.len() == 2 && both.ingress[1] == *ingress, "{both:?} beside {theirs:?}");
+            ensure!(both.egress.len() == 2 && both.egress[0] == *egress, "{both:?} beside {theirs:?}");
+        }
+        cleanup(&node.bpffs)?;
+        let left = SchedClassifier::query_tcx("up0", TcAttachType::Ingress)?.1.len();
+        ensure!(left == 1, "{left} programs are left beside {theirs:?}");
         Ok(())
     })
 }

@@ -34,13 +34,13 @@ const GET: u16 = 1 << 8 | 1;
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const PROTOCOL_STATE: u16 = 4;
-/// The kind of an attribute without its flag bits (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
+/// The kind of an attribute without its flag bits (nested, in network order).
 const KIND: u16 = 0x3fff;
 /// Bytes of `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
 /// Bytes of `struct nlmsghdr` and `struct nfgenmsg`.
 const REQUEST: usize = 20;
-/// States of a connection that goes on (`enum tcp_conntrack`): SYN_SENT to CLOSE_WAIT, without the closing ones.
+/// States of a connection that goes on (`enum tcp_conntrack`): all that are before the last FIN.
 const LIVE: std::ops::RangeInclusive<u8> = 1..=5;
 
 /// The translated TCP connections of both families; none where there is no conntrack.
@@ -70,7 +70,7 @@ fn dump(mut message: impl FnMut(Frame<'_>)) -> io::Result<()> {
     request[4..6].copy_from_slice(&GET.to_ne_bytes());
     request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     // Family 0: all of them.
-    netlink.dump_raw(&request, |frame| message(frame)).map(drop)
+    netlink.dump_raw(&request, &mut message).map(drop)
 }
 
 /// One direction of a connection.
