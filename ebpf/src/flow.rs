@@ -269,12 +269,26 @@ fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
 pub fn end<const W: usize>(row: &Row<W>, proto: u8, role: u8) {
     fold(row, proto, role);
     let flow = row.flow();
-    // The row that was found goes last: until then it names the others.
-    let others = if role == role::ORIGIN { [role::RETURN, role::PATH] } else { [role::RETURN, role::ORIGIN] };
-    for role in [others[0], others[1], role] {
+    release_source(flow, proto);
+    // The row that was found goes last: until then it names the other.
+    let other = if role == role::ORIGIN { role::PATH } else { role::ORIGIN };
+    for role in [other, role] {
         if let Some(key) = key_of(flow, proto, role, Slot::Here) {
             remove(key);
         }
+    }
+}
+
+/// Gives up the source of a flow, if it is this flow's still: an expired one loses it to whoever comes.
+#[inline(always)]
+fn release_source<const W: usize>(flow: &Flow<W>, proto: u8) {
+    if flow.source_port == 0 {
+        return;
+    }
+    let Some(key) = key_of(flow, proto, role::RETURN, Slot::Here) else { return };
+    let Some(row) = find(key) else { return };
+    if row.flow().client_port == flow.client_port && row.flow().client == flow.client {
+        remove(key);
     }
 }
 
