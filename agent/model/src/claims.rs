@@ -69,7 +69,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Adds a claim. Services whose outcome may change go to `touched`.
+    /// Adds a claim. Other Services whose outcome may change go to `touched`: none, as long as the holder stays.
     pub(crate) fn insert(&mut self, claim: Claim, claimant: &Arc<Claimant>, touched: &mut BTreeSet<ServiceKey>) {
         let claimants = match claim {
             Claim::Address(address, port, protocol) => {
@@ -80,16 +80,23 @@ impl Claims {
             }
             Claim::NodePort(port, protocol) => self.node_ports.entry((port, protocol)).or_default(),
         };
-        if let Err(at) = claimants.binary_search(claimant) {
-            claimants.reserve_exact(1);
-            claimants.insert(at, claimant.clone());
+        let Err(at) = claimants.binary_search(claimant) else { return };
+        claimants.reserve_exact(1);
+        claimants.insert(at, claimant.clone());
+        if at == 0 {
+            self.touch(claim, touched);
         }
-        self.touch(claim, touched);
     }
 
-    /// Takes a claim back. Services whose outcome may change go to `touched`.
+    /// Takes a claim back. Other Services whose outcome may change go to `touched`: none, as long as the holder stays.
     pub(crate) fn remove(&mut self, claim: Claim, claimant: &Claimant, touched: &mut BTreeSet<ServiceKey>) {
-        self.touch(claim, touched);
+        let holder = match claim {
+            Claim::Address(address, port, protocol) => self.addresses.get(&(address, port, protocol)),
+            Claim::NodePort(port, protocol) => self.node_ports.get(&(port, protocol)),
+        };
+        if holder.and_then(|claimants| claimants.first()).is_some_and(|holder| **holder == *claimant) {
+            self.touch(claim, touched);
+        }
         match claim {
             Claim::Address(address, port, protocol) => {
                 let key = (address, port, protocol);
