@@ -3,6 +3,7 @@
 //! Everything is built once, for all steps, and test programs are run directly: the same ones run here and in virtual
 //! machines.
 
+mod kit;
 mod suite;
 mod virtual_machine;
 
@@ -19,6 +20,7 @@ use crate::{
     vm::Kernel,
     workspace::Workspace,
 };
+use kit::Kit;
 use suite::Suite;
 
 /// Arguments of `test`.
@@ -43,7 +45,7 @@ const STEPS: &[Step] = &[
         about: "everything, for all steps that follow",
         limit: minutes(25),
         required: true,
-        run: |job| build(job).map(|_| Verdict::Passed),
+        run: |job| Kit::build(job).map(|_| Verdict::Passed),
     },
     Step {
         name: "unit",
@@ -119,18 +121,19 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds every program and test harness of the workspace; after the first time this takes a second.
 pub fn build(job: &mut Job) -> Result<Artifacts> {
-    build_targets(job, "--all-targets")
+    build_targets(job, &["--all-targets"])
 }
 
 /// Builds every program, but no test.
 pub fn build_programs(job: &mut Job) -> Result<Artifacts> {
-    build_targets(job, "--bins")
+    build_targets(job, &["--bins"])
 }
 
-fn build_targets(job: &mut Job, targets: &str) -> Result<Artifacts> {
+fn build_targets(job: &mut Job, targets: &[&str]) -> Result<Artifacts> {
     let mut artifacts = Artifacts::default();
-    let flags = [targets, "--message-format", "json-render-diagnostics"];
-    let build = cargo(job.workspace, ["build"].into_iter().chain(WORKSPACE).chain(flags));
+    let targets = targets.iter().copied();
+    let flags = ["--message-format", "json-render-diagnostics"];
+    let build = cargo(job.workspace, ["build"].into_iter().chain(WORKSPACE).chain(targets).chain(flags));
     job.listen(build, |line| artifacts.take(line))?;
     Ok(artifacts)
 }
