@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::output::{Done, complain};
+use crate::output::{Done, complain, explain};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Man { directory } => output::manual(&directory),
     };
     done.unwrap_or_else(|error| {
-        complain(format_args!("culvert: {error:#}"));
+        complain(format_args!("culvert: {}", explain(&error)));
         Done::Failed
     })
     .into()

@@ -54,6 +54,15 @@ pub fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// An error with its causes, but for those that the error before has named already.
+pub fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        text if text.ends_with(&cause) => text.to_owned(),
+        text => format!("{text}: {cause}"),
+    })
+}
+
 /// Writes a result as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
@@ -84,4 +93,15 @@ pub fn manual(directory: &Path) -> Result<Done> {
     clap_mangen::generate_to(Cli::command(), directory)
         .with_context(|| format!("cannot write to {}", directory.display()))?;
     Ok(Done::Well)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_named_once() {
+        let error = anyhow::anyhow!("no such file").context("/etc/x: no such file").context("cannot start");
+        assert_eq!(explain(&error), "cannot start: /etc/x: no such file");
+    }
 }

@@ -127,20 +127,16 @@ pub struct Link {
     pub hook: String,
     /// Ids of the programs of others on the same hooks.
     pub others: Vec<u32>,
-    /// Why it is not hooked as it should be, or null.
-    pub problem: Option<String>,
 }
 
 /// Socket programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sockets {
-    /// The cgroup that they are attached to; null if there is none.
+    /// The cgroup that they are attached to; null: where cgroup2 is mounted.
     pub cgroup: Option<String>,
     /// `all` or `host`.
     pub mode: String,
     /// Names of the programs that are attached.
     pub programs: Vec<String>,
-    /// Why they are not attached as they should be, or null.
-    pub problem: Option<String>,
 }

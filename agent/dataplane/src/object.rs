@@ -1,6 +1,9 @@
 //! The kernel object: what it holds, and loading it through aya.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -146,6 +149,11 @@ impl Object {
     pub fn program(&self, name: &'static str) -> Result<&ProgramFd, Error> {
         let program = self.ebpf.program(name).ok_or(Error::NoProgram(name))?;
         program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
+    }
+
+    /// The kernel's ids of the loaded programs.
+    pub fn ids(&self) -> BTreeSet<u32> {
+        self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
     }
 
     /// The samples of dropped packets; `None` if they were taken before.

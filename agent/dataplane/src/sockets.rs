@@ -71,11 +71,18 @@ impl Sockets {
 
     /// Whether every hook is pinned and attached.
     pub fn intact(&self, pins: &Pins) -> bool {
-        SOCKET_PROGRAMS.into_iter().all(|name| {
+        self.attached(pins).len() == SOCKET_PROGRAMS.len()
+    }
+
+    /// The programs whose hooks are pinned and attached.
+    pub fn attached(&self, pins: &Pins) -> Vec<&'static str> {
+        let mut programs = SOCKET_PROGRAMS.to_vec();
+        programs.retain(|name| {
             let link = Link::open(&pins.socket(name)).ok().flatten();
             let attached = Attached::Cgroup(self.id, attach_type(name) as u32);
             link.is_some_and(|link| link.attached().is_ok_and(|found| found == attached))
-        })
+        });
+        programs
     }
 }
 

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use culvert_api::reply::Sample;
+use culvert_dataplane::kernel::KernelStore;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
@@ -25,6 +26,8 @@ use crate::cli::FlowFilter;
 pub struct Api {
     /// The main loop.
     pub questions: mpsc::Sender<Question>,
+    /// The kernel's maps, to read from.
+    pub store: KernelStore,
     /// Samples of dropped packets.
     pub samples: broadcast::Sender<Arc<Sample>>,
 }
@@ -66,7 +69,7 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn status(State(api): State<Api>) -> Response {
-    answer(&api, |core| views::status(core, true)).await
+    reply(views::whole_status(&api.questions, &api.store, true).await)
 }
 
 async fn services(State(api): State<Api>, Query(named): Query<Named>) -> Response {
@@ -102,7 +105,11 @@ async fn answer<T: Serialize + Send + 'static>(
     api: &Api,
     question: impl FnOnce(&Core) -> Result<T, views::Error> + Send + 'static,
 ) -> Response {
-    match ask(&api.questions, question).await {
+    reply(ask(&api.questions, question).await)
+}
+
+fn reply(answer: Option<Result<impl Serialize, views::Error>>) -> Response {
+    match answer {
         Some(Ok(reply)) => Json(reply).into_response(),
         Some(Err(error @ views::Error::Unknown(_))) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
         Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -9,15 +9,18 @@
 //! ```
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use culvert_abi::proto;
 use culvert_api::plan::ServiceKey;
+use culvert_dataplane::codec::At;
+use culvert_dataplane::conntrack::{self, Translated};
 use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::links::task::Report;
-use culvert_dataplane::reconcile::Reconciler;
+use culvert_dataplane::reconcile::{Foreign, Reconciler};
 use culvert_model::objects::{EndpointSlice, Node};
 use culvert_model::{Model, NodePortAddresses};
 use culvert_source::{Batch, Change, Fault, Id, Kind, Object};
@@ -29,6 +32,7 @@ use super::health::Health;
 use super::metrics::{IpFamily, Metrics};
 use super::service_health::ServiceHealth;
 use crate::objects::{remove, upsert};
+use crate::output::explain;
 
 /// How long the first objects wait for the first word about the node's links.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
@@ -93,6 +97,8 @@ pub struct Facts {
     pub method: String,
     /// What on this node will hinder traffic.
     pub warnings: Vec<String>,
+    /// No agent ran here before: the kernel holds nothing that could be lost.
+    pub first_start: bool,
     /// When the agent started.
     pub started: Instant,
     /// The same, by the wall clock.
@@ -171,11 +177,32 @@ impl Core {
             tracing::warn!("nothing is known of the node's links yet; going on without");
         }
         self.take_report();
+        // What kube-proxy has begun goes on where it goes. Read once more when Services are in force: what began in between.
+        self.leave_alone();
         // All of them, for what the links carry concerns any.
         let all: BTreeSet<ServiceKey> = self.model.services().cloned().chain(touched).collect();
         self.program(&all);
+        self.leave_alone();
         self.complete(&first);
         self.outgoing(start, &slices);
+    }
+
+    /// At the first start, leaves the connections alone that netfilter translates.
+    fn leave_alone(&mut self) {
+        if !self.facts.first_start {
+            return;
+        }
+        let foreign =
+            |found: Translated| Foreign { client: at(found.client), frontend: at(found.frontend), proto: proto::TCP };
+        let found = conntrack::translated().map(|found| found.into_iter().map(foreign).collect::<Vec<_>>());
+        let imported = found
+            .map_err(anyhow::Error::from)
+            .and_then(|found| self.reconciler.import_foreign(found, now()).map_err(Into::into));
+        match imported {
+            Ok(0) => {}
+            Ok(connections) => tracing::info!(connections, "connections that netfilter translates are left alone"),
+            Err(error) => tracing::error!("connections that netfilter translates may break: {}", explain(&error)),
+        }
     }
 
     fn take(&mut self, batch: Batch) {
@@ -210,7 +237,7 @@ impl Core {
                 Change::Remove(id) => remove(id),
             }));
         }
-        self.note_node(batch.complete);
+        self.note_node(batch.complete || self.facts.first_start);
         (touched, slices)
     }
 
@@ -258,7 +285,7 @@ impl Core {
 
     /// The first time that everything was delivered: what is not among it goes.
     fn complete(&mut self, batch: &Batch) {
-        if batch.complete && !self.synced {
+        if (batch.complete || self.facts.first_start) && !self.synced {
             self.synced = true;
             self.prune();
             tracing::info!(services = self.model.services().count(), "everything was delivered and is in the kernel");
@@ -305,7 +332,7 @@ impl Core {
     fn note(&self, result: Result<(), culvert_dataplane::reconcile::Error>) {
         if let Err(error) = result {
             self.metrics.programming_errors.inc();
-            tracing::error!("{:#}", anyhow::Error::from(error));
+            tracing::error!("{}", explain(&error.into()));
         }
     }
 
@@ -358,6 +385,10 @@ fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
     let addresses = node.status.addresses.iter();
     let of_host = addresses.filter(|address| matches!(address.kind.as_str(), "InternalIP" | "ExternalIP"));
     of_host.filter_map(|address| address.address.parse().ok())
+}
+
+fn at(socket: SocketAddr) -> At {
+    At { address: socket.ip(), port: socket.port() }
 }
 
 /// The monotonic clock, as the kernel programs see it.

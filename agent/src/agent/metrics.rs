@@ -268,15 +268,10 @@ impl Collector for Kernel {
         gauges("map_rows", "Rows of the kernel's maps that are in use", used)?;
         let capacity = status.maps.iter().map(|usage| map(&usage.map, usage.capacity)).collect();
         gauges("map_capacity_rows", "Rows that the kernel's maps can hold", capacity)?;
-        gauges(
-            "drift_rows",
-            "Rows of the kernel's maps that somebody else changed",
-            vec![(vec![], count(status.drift.len()))],
-        )?;
-        let problems = status.links.iter().filter(|link| link.problem.is_some()).count();
-        let links = [("hooked", status.links.len() - problems), ("failed", problems)];
-        let links = links.map(|(state, value)| (vec![("state", state.to_owned())], count(value)));
-        gauges("links", "Links that have the programs, and that should have them", links.into())?;
+        let hooked = vec![(vec![], count(status.links.len()))];
+        gauges("links", "Links that have the programs", hooked)?;
+        let problems = vec![(vec![], count(status.problems.len()))];
+        gauges("problems", "What is wrong with hooks, sources or the Node; `culvert status` says what", problems)?;
 
         let kind = ConstCounter::new(0u64).metric_type();
         let help = "Packets dropped, refused or left to the stack, by reason";

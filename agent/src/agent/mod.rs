@@ -23,6 +23,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use aya_log::EbpfLogger;
+use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
 use culvert_dataplane::{Dataplane, Options};
@@ -32,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use self::api::Api;
-use self::core::{Core, Facts, Parts, Question, ask, now};
+use self::core::{Core, Facts, Parts, Question, now};
 use self::health::Health;
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
@@ -117,7 +118,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health));
-    let reconciler = Reconciler::restore(store, now()).context("the kernel's maps cannot be read")?;
+    let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
         reconciler,
         report,
@@ -132,6 +133,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         cgroup: args.cgroup.as_ref().map(|path| path.display().to_string()),
         method: format!("{method:?}").to_lowercase(),
         warnings,
+        first_start,
         started: facts.0,
         started_at: facts.1,
     };
@@ -146,7 +148,11 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         args.healthz_bind_address,
         health::router(Arc::clone(&health), Arc::clone(&metrics)),
     ));
-    tokio::spawn(http::serve("metrics".into(), args.metrics_bind_address, metrics_router(metrics, questions.clone())));
+    tokio::spawn(http::serve(
+        "metrics".into(),
+        args.metrics_bind_address,
+        metrics_router(metrics, questions.clone(), store.clone()),
+    ));
     if let Some(events) = events {
         let batches = samples::read(events).context("cannot start a thread")?;
         tokio::spawn(samples::pass_on(batches, samples.clone(), questions.clone()));
@@ -154,7 +160,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     log.map(trace).transpose().context("cannot start a thread")?;
     let listener = api::listen(&args.api.api_socket)
         .with_context(|| format!("cannot listen on {}", args.api.api_socket.display()))?;
-    tokio::spawn(axum::serve(listener, api::router(Api { questions, samples })).into_future());
+    tokio::spawn(axum::serve(listener, api::router(Api { questions, store, samples })).into_future());
 
     tokio::select! {
         result = core.run(batches, asked) => result?,
@@ -199,18 +205,20 @@ fn trace(mut log: EbpfLogger<ToTracing>) -> std::io::Result<()> {
 
 // ===== metrics and what kube-proxy has beside them =====
 
-fn metrics_router(metrics: Arc<Metrics>, questions: mpsc::Sender<Question>) -> Router {
+fn metrics_router(metrics: Arc<Metrics>, questions: mpsc::Sender<Question>, store: KernelStore) -> Router {
     const TEXT: [(header::HeaderName, &str); 2] =
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", any(|| async { (TEXT, "ok") }))
         .route("/proxyMode", any(|| async { (TEXT, "culvert") }))
-        .with_state((metrics, questions))
+        .with_state((metrics, questions, store))
 }
 
-async fn scrape(State((metrics, questions)): State<(Arc<Metrics>, mpsc::Sender<Question>)>) -> Response {
-    let status = ask(&questions, |core| views::status(core, false)).await;
+type Sources = (Arc<Metrics>, mpsc::Sender<Question>, KernelStore);
+
+async fn scrape(State((metrics, questions, store)): State<Sources>) -> Response {
+    let status = views::whole_status(&questions, &store, false).await;
     let status = status.and_then(|status| status.map_err(|error| tracing::warn!(%error, "metrics")).ok());
     match metrics.text(status) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

@@ -6,10 +6,14 @@ use std::io;
 use culvert_api::flows::Flow;
 use culvert_api::plan::ServiceKey;
 use culvert_api::reply::{Backends, Flows, Services};
-use culvert_api::status::{Link, Sockets, Source, Status};
+use culvert_api::status::{Link, MapUsage, Sockets, Source, Status};
+use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::links::Role;
+use culvert_dataplane::store::{Map, Store};
 
-use super::core::{Core, now};
+use tokio::sync::mpsc;
+
+use super::core::{Core, Question, ask, now};
 use super::differences::differences;
 use crate::cli::FlowFilter;
 
@@ -24,13 +28,23 @@ pub enum Error {
     Maps(#[from] io::Error),
 }
 
-/// `culvert status`. Comparing every row of the kernel with what it should be is left out unless `deep`.
+/// How full the flow maps are. Reads all their rows: not for the main loop.
+pub fn flow_usage(store: &KernelStore) -> io::Result<Vec<MapUsage>> {
+    let maps = [Map::FLOWS_NEW_V4, Map::FLOWS_NEW_V6, Map::FLOWS_V4, Map::FLOWS_V6];
+    let usage = |map: Map| {
+        let mut used = 0;
+        store.for_each(map, &mut |_, _| used += 1)?;
+        Ok(MapUsage { map: format!("{map:?}"), used, capacity: store.capacity(map).into() })
+    };
+    maps.into_iter().map(usage).collect()
+}
+
+/// `culvert status`, but for the flow maps. Comparing every row of the kernel with what it should be is left out unless
+/// `deep`.
 pub fn status(core: &Core, deep: bool) -> Result<Status, Error> {
     let report = core.report.borrow();
     let reconciler = &core.reconciler;
     let drift = if deep { reconciler.drift()?.iter().map(Into::into).collect() } else { Vec::new() };
-    let mut maps = reconciler.view_usage();
-    maps.extend(reconciler.view_flow_usage()?);
     let mut reasons = reconciler.view_reasons()?;
     reasons.retain(|count| count.packets > 0 || !deep);
     let source = Source {
@@ -43,8 +57,7 @@ pub fn status(core: &Core, deep: bool) -> Result<Status, Error> {
         index: hooked.index,
         role: if hooked.wanted.role == Role::Pod { "pod" } else { "node" }.to_owned(),
         hook: core.facts.method.clone(),
-        others: Vec::new(),
-        problem: None,
+        others: hooked.ingress.iter().chain(&hooked.egress).filter(|id| !report.own.contains(id)).copied().collect(),
     });
     let mut problems = report.problems.clone();
     if !core.synced {
@@ -61,19 +74,36 @@ pub fn status(core: &Core, deep: bool) -> Result<Status, Error> {
         sources: vec![source],
         services: reconciler.count_services(core.model.services().count()),
         failures: reconciler.view_failures(now()),
-        maps,
+        maps: reconciler.view_usage(),
         reasons,
         drift,
         links: links.collect(),
         sockets: Sockets {
             cgroup: core.facts.cgroup.clone(),
             mode: core.facts.socket_mode.clone(),
-            programs: Vec::new(),
-            problem: None,
+            programs: report.sockets.iter().map(|name| (*name).to_owned()).collect(),
         },
         problems,
         warnings: core.facts.warnings.clone(),
     })
+}
+
+/// The same with the flow maps; `None` if the main loop has ended.
+pub async fn whole_status(
+    questions: &mpsc::Sender<Question>,
+    store: &KernelStore,
+    deep: bool,
+) -> Option<Result<Status, Error>> {
+    let mut status = match ask(questions, move |core| status(core, deep)).await? {
+        Ok(status) => status,
+        Err(error) => return Some(Err(error)),
+    };
+    let store = store.clone();
+    let flows = tokio::task::spawn_blocking(move || flow_usage(&store)).await.ok()?;
+    Some(flows.map_err(Error::from).map(|flows| {
+        status.maps.extend(flows);
+        status
+    }))
 }
 
 /// `culvert services`.

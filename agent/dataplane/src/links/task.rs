@@ -59,6 +59,10 @@ pub struct Report {
     pub addresses: BTreeSet<IpAddr>,
     /// The hooked links.
     pub links: Vec<Hooked>,
+    /// The socket programs that are attached.
+    pub sockets: Vec<&'static str>,
+    /// Ids of our own programs.
+    pub own: BTreeSet<u32>,
     /// What could not be done; it is tried again.
     pub problems: Vec<String>,
 }
@@ -151,6 +155,8 @@ impl Links {
         let report = Report {
             addresses: local_addresses(&network),
             links: links.collect(),
+            sockets: self.sockets.attached(&self.pins),
+            own: self.object.ids(),
             problems: errors.iter().map(ToString::to_string).collect(),
         };
         self.report.send_if_modified(|old| {
