@@ -97,7 +97,7 @@ fn plan(index: usize, kind: FrontendKind, endpoints: usize) -> ServicePlan {
     let backend = |n| BackendPlan {
         address: endpoint(index, n),
         port: 8080,
-        node: Some(format!("node-{}", n % 50)),
+        node: Some(format!("node-{}", n % 50).into()),
         state: BackendState::Ready,
         local: false,
     };

@@ -1,6 +1,6 @@
 //! The 64-bit hash of names and endpoints. It must be the same on every node and in every version: never change it.
 
-/// FNV-1a over bytes, then the finish of MurmurHash3 (both public domain): short keys, every bit spread.
+/// FNV-1a over bytes, then the finish of `MurmurHash3` (both public domain): short keys, every bit spread.
 #[derive(Clone, Copy)]
 pub(crate) struct Hash(u64);
 

@@ -1,5 +1,7 @@
 //! The reconciler on the fake kernel, case by case.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking, its helpers too
+
 mod support;
 
 use std::{

@@ -30,7 +30,7 @@ impl Random {
 
 /// The slot that the kernel programs look at.
 fn slot(hash: u32, size: usize) -> usize {
-    (u64::from(hash) * size as u64 >> 32) as usize
+    ((u64::from(hash) * size as u64) >> 32) as usize
 }
 
 #[test]
@@ -106,9 +106,9 @@ fn one_of_100_that_leaves_moves_at_most_a_hundredth_of_the_others() {
 
 #[test]
 fn one_more_backend_moves_little_but_for_its_own_share() {
-    for (from, to) in [(2, 3), (3, 4), (10, 11), (99, 100), (100, 101)] {
-        let share = moved(&members(from, 1), &members(to, 1));
-        let must = 1.0 / to as f64;
+    for (from, to) in [(2_u16, 3_u16), (3, 4), (10, 11), (99, 100), (100, 101)] {
+        let share = moved(&members(from.into(), 1), &members(to.into(), 1));
+        let must = 1.0 / f64::from(to);
         println!("{from} -> {to} backends: {:.1} % of the slots move, {:.1} % must", share * 100.0, must * 100.0);
         assert!(share >= must * 0.99 && share <= must + 0.03, "{from} -> {to}: {share}");
     }

@@ -73,8 +73,6 @@ pub struct Foreign {
     pub client: At,
     /// The address and port that it asked for.
     pub frontend: At,
-    /// Who serves it.
-    pub backend: At,
     /// IP protocol number.
     pub proto: u8,
 }
@@ -221,14 +219,10 @@ impl<S: Store> Reconciler<S> {
         let mut new = 0;
         for foreign in flows {
             let family = Family::of(foreign.client.address);
-            if [foreign.frontend, foreign.backend].iter().any(|at| Family::of(at.address) != family) {
-                continue;
+            if Family::of(foreign.frontend.address) == family {
+                let (key, value) = codec::flow(&foreign_row(foreign, tick));
+                new += usize::from(self.ledger.store.insert(family.flows(), &key, &value)?);
             }
-            let (origin, path) = (foreign_row(&foreign, role::ORIGIN, tick), foreign_row(&foreign, role::PATH, tick));
-            let (key, value) = codec::flow(&path);
-            self.ledger.store.insert(family.flows(), &key, &value)?;
-            let (key, value) = codec::flow(&origin);
-            new += usize::from(self.ledger.store.insert(family.flows(), &key, &value)?);
         }
         Ok(new)
     }
@@ -336,22 +330,24 @@ fn usable(address: IpAddr) -> bool {
     !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
-fn foreign_row(foreign: &Foreign, role: u8, tick: u32) -> FlowRow {
-    let Foreign { client, frontend, backend, proto } = *foreign;
-    let (src, dst) = if role == role::ORIGIN { (client, frontend) } else { (backend, client) };
-    let unspecified = match client.address {
+/// The ORIGIN row of a connection that is left alone. It needs no other: netfilter gives the replies their source back before
+/// they leave.
+fn foreign_row(foreign: Foreign, tick: u32) -> FlowRow {
+    let Foreign { client, frontend, proto } = foreign;
+    let nobody: IpAddr = match client.address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
+    let nobody = At { address: nobody, port: 0 };
     FlowRow {
-        src,
-        dst,
+        src: client,
+        dst: frontend,
         proto,
-        role,
+        role: role::ORIGIN,
         client,
         frontend,
-        backend,
-        source: At { address: unspecified, port: 0 },
+        backend: nobody,
+        source: nobody,
         packets: 0,
         bytes: 0,
         backend_id: 0,

@@ -114,7 +114,9 @@ pub fn state(store: &FakeStore) -> State {
         };
         store.for_each(family.ranges(), read_range).unwrap();
     }
-    ranges.values_mut().for_each(|nets| nets.sort());
+    for nets in ranges.values_mut() {
+        nets.sort();
+    }
     for family in Family::ALL {
         let read_frontend = &mut |key: &[u8], value: &[u8]| {
             let at = codec::decode_frontend_key(family, key);
@@ -148,7 +150,7 @@ pub fn state(store: &FakeStore) -> State {
         };
         store.for_each(family.backends(), read_backend).unwrap();
     }
-    for (at, _) in &state.frontends {
+    for at in state.frontends.keys() {
         let flags = state.addresses.get(&at.address).copied().unwrap_or(0);
         assert!(flags & address::FRONTEND != 0, "{at:?}: the address does not say so");
     }
