@@ -40,7 +40,7 @@ pub fn admit<const W: usize>(packet: &mut Packet<W>, meaning: u32, pods: bool) -
         return Outcome::drop(Reason::SourceRange);
     }
     match view.verdict {
-        verdict::BALANCE => balance(packet, &frontend, &view, pods),
+        verdict::BALANCE => balance(packet, &frontend, view, pods),
         verdict::REJECT => Outcome::reject(Reason::NoEndpoints),
         _ => Outcome::drop(Reason::NoLocalEndpoints),
     }
@@ -58,7 +58,7 @@ enum Opened {
 }
 
 #[inline(always)]
-fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: &View, pods: bool) -> Outcome {
+fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: View, pods: bool) -> Outcome {
     let mut attempt = 0;
     while attempt <= MORE_CHOICES {
         if !pick(packet, frontend, view, attempt) {
@@ -79,7 +79,7 @@ fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: &V
 
 /// Chooses a backend, and aims the packet at it.
 #[inline(never)]
-fn pick<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: &View, attempt: u32) -> bool {
+fn pick<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: View, attempt: u32) -> bool {
     let tuple = &packet.tuple;
     let hash = if frontend.affinity_seconds != 0 {
         affinity_hash(&tuple.src)
@@ -87,7 +87,7 @@ fn pick<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: &View
         flow_hash(&tuple.src, &tuple.dst, tuple.sport, tuple.dport, tuple.proto)
     };
     let client = choose::by_address(&tuple.src, frontend.service);
-    let Some(chosen) = choose::choose::<W>(frontend, view, &client, Spot::Hash(hash), attempt) else { return false };
+    let Some(chosen) = choose::choose::<W>(frontend, &view, &client, Spot::Hash(hash), attempt) else { return false };
     packet.aim(&chosen.backend.addr, chosen.backend.port);
     packet.backend_id = chosen.id;
     packet.generation = chosen.backend.generation;

@@ -14,6 +14,7 @@ use crate::{
     packet::{Packet, signal},
     parse::{Parsed, parse},
     skb::Skb,
+    trace,
     verdict::{self, NEXT},
 };
 
@@ -39,6 +40,7 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
     if outcome == Outcome::LEAVE {
         return NEXT;
     }
+    trace::outcome(skb, packet, outcome, HOOK);
     if outcome == Outcome::TRANSLATE {
         return verdict::rewritten(nat::rewrite::<W, L3, false>(skb, packet));
     }
@@ -47,7 +49,7 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
 
 #[inline(always)]
 fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut Packet<W>) -> Outcome {
-    if HOOK == hook::NODE_EGRESS && verdict::backend_gone::<W, L3>(skb, packet) {
+    if verdict::backend_gone::<W, L3>(skb, packet) {
         return Outcome::reject(Reason::BackendGone);
     }
     if parse(skb, L3, packet) != Parsed::Tuple {
@@ -131,7 +133,7 @@ fn choose_source<const W: usize>(packet: &mut Packet<W>, path: &Row<W>, ifindex:
     let own = (u16::from_be(tuple.sport) as u32).wrapping_sub(low);
     let hash = flow_hash(&tuple.src, &tuple.dst, tuple.sport, tuple.dport, tuple.proto);
     // The client's own port first, if it is in the range.
-    let mut i = if own < size { 0 } else { 1 };
+    let mut i = u32::from(own >= size);
     while i <= TRIES {
         let offset = if i == 0 { Some(own) } else { hash.wrapping_add((i - 1) * STRIDE).checked_rem(size) };
         let Some(offset) = offset else { break };

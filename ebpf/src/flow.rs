@@ -257,10 +257,12 @@ fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
         return;
     }
     let Some(key) = key_of(flow, proto, role, Slot::Here) else { return };
-    let Some(row) = maps::flows_new::<W>().get_ptr_mut(&*key) else { return };
+    let key = &*key;
+    let Some(row) = maps::flows_new::<W>().get_ptr_mut(key) else { return };
     // SAFETY: as in `Row::flow`; the map copies the value.
-    if maps::flows::<W>().insert(&*key, unsafe { &*row }, NO_EXIST).is_ok() {
-        let _ = maps::flows_new::<W>().remove(&*key);
+    let row = unsafe { &*row };
+    if maps::flows::<W>().insert(key, row, NO_EXIST).is_ok() {
+        let _ = maps::flows_new::<W>().remove(key);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     packet::{Packet, signal},
     parse::{Parsed, parse},
     skb::Skb,
+    trace,
     verdict::{self, NEXT},
 };
 
@@ -32,6 +33,7 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
     if outcome == Outcome::LEAVE {
         return NEXT;
     }
+    trace::outcome(skb, packet, outcome, HOOK);
     if outcome == Outcome::TRANSLATE {
         return verdict::rewritten(nat::rewrite::<W, L3, true>(skb, packet));
     }

@@ -10,6 +10,8 @@
 //! Keys and values are in `culvert-abi`, the walk of a packet is told in `docs/DATAPATH.md`.
 #![no_std]
 #![no_main]
+#![allow(missing_docs)] // the macros of the entry points drop theirs
+#![allow(clippy::needless_pass_by_value)] // the macros hand over contexts
 #![feature(asm_experimental_arch)] // one atomic addition, see `count`
 
 mod admit;
@@ -32,6 +34,7 @@ mod parse;
 mod reject;
 mod skb;
 mod socket;
+mod trace;
 mod verdict;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

@@ -41,16 +41,15 @@ pub fn take_over<const W: usize>(key: &FlowKey<W>) -> bool {
     };
     let Some(copy) = widened(row) else { return false };
     let map = if established { maps::flows::<W>() } else { maps::flows_new::<W>() };
-    // SAFETY: `copy` is a whole flow, zeros where the other layout has nothing.
-    map.insert(key, unsafe { &*copy }, 0).is_ok()
+    map.insert(key, copy, 0).is_ok()
 }
 
 /// Writes a new row where the other layout's programs look for it.
 #[inline(never)]
 pub fn write_along<const W: usize>(key: &FlowKey<W>, row: &Flow<W>) {
     if let Some(copy) = widened(row) {
-        // SAFETY: the map copies as many bytes as its own values have, at most `LARGEST`, which the verifier proves.
-        let _ = maps::previous_flows_new::<W>().insert(key, unsafe { &*copy }, 0);
+        // The map copies as many bytes as its own values have, at most `LARGEST`: the verifier sees to it.
+        let _ = maps::previous_flows_new::<W>().insert(key, copy, 0);
     }
 }
 
@@ -100,7 +99,7 @@ pub fn source<const W: usize>(path: &FlowKey<W>) -> Option<([u32; W], u16)> {
 
 /// A copy of the shared part of a row, with zeros behind it.
 #[inline(always)]
-fn widened<const W: usize>(row: *const Flow<W>) -> Option<*const Flow<W>> {
+fn widened<const W: usize>(row: *const Flow<W>) -> Option<&'static Flow<W>> {
     let copy = MIGRATED.get_ptr_mut(0)?.cast::<u64>();
     // SAFETY: `row` has at least the shared part, `copy` has `LARGEST` bytes, and what is behind the shared part is
     // never written but with the zeros it began with. Word by word, because a call of `memcpy` could not be proven.
@@ -111,7 +110,8 @@ fn widened<const W: usize>(row: *const Flow<W>) -> Option<*const Flow<W>> {
             i += 1;
         }
     }
-    Some(copy.cast())
+    // SAFETY: a whole flow, zeros where the other layout has nothing; this CPU's own.
+    Some(unsafe { &*copy.cast() })
 }
 
 const _: () = assert!(shared::<1>() == 64 && shared::<4>() == 112 && size_of::<Flow<4>>() <= LARGEST);

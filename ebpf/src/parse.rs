@@ -36,6 +36,9 @@ impl Parsed {
     }
 }
 
+/// Bits of the fragment offset in the second word of an IPv4 header.
+const OFFSET: u32 = 0x1fff;
+
 /// Extension headers that are walked.
 const EXTENSIONS: u32 = 6;
 
@@ -77,7 +80,6 @@ pub fn parse<const W: usize>(skb: Skb, l3: u32, packet: &mut Packet<W>) -> Parse
 #[inline(always)]
 fn ipv4<const W: usize>(skb: Skb, l3: u32, packet: &mut Packet<W>) -> Parsed {
     const MORE: u32 = 0x2000;
-    const OFFSET: u32 = 0x1fff;
     let size = (packet.header.word(0) >> 24 & 0xf) * 4;
     let holds = skb.len() - l3;
     let total = match packet.header.word(0) & 0xffff {
@@ -238,7 +240,7 @@ fn error_inside<const W: usize>(skb: Skb, packet: &mut Packet<W>) -> Parsed {
     }
     let size = if W == V4 { (header.word(0) >> 24 & 0xf) * 4 } else { 40 };
     let readable = if W == V4 {
-        header.version() == 4 && size >= 20 && header.word(1) & 0x1fff == 0
+        header.version() == 4 && size >= 20 && header.word(1) & OFFSET == 0
     } else {
         header.version() == 6
     };

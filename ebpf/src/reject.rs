@@ -17,7 +17,7 @@ use crate::{
 const TTL: u32 = 64;
 /// Bytes of an ICMP header.
 const ICMP: u32 = 8;
-/// Bytes of an IPv6 packet that an ICMPv6 error quotes at most.
+/// Bytes of an IPv6 packet that an ICMP error quotes at most.
 const QUOTE: u32 = 128;
 
 /// An ICMP message that is being written: header and quote. Private to the programs.
@@ -78,8 +78,8 @@ fn unreachable<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>) -> b
     // For the verifier: 1 to 128, as a mask says it.
     let quote = (opaque(quote - 1) & (QUOTE - 1)) + 1;
     let (protocol, kind, code) = if W == V4 { (proto::ICMP, 3, 3) } else { (proto::ICMPV6, 1, 4) };
-    let Some(message) = MESSAGE.get_ptr_mut(0).map(|row| row.cast::<u64>()) else { return false };
-    let size = ICMP + quote;
+    let Some(message) = MESSAGE.get_ptr_mut(0) else { return false };
+    let (message, size) = (message.cast::<u64>(), ICMP + quote);
     // SAFETY: this CPU's own row of `ICMP + QUOTE` bytes; `quote` is at most `QUOTE`. What is not filled is zero, and
     // so adds nothing to the checksum over the whole of it.
     let check = unsafe {
@@ -95,7 +95,7 @@ fn unreachable<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>) -> b
         let seed = if W == V4 { 0 } else { pseudo(packet, protocol, size) };
         let seed = (seed & 0xffff_ffff) + (seed >> 32);
         let sum = bpf_csum_diff(core::ptr::null_mut(), 0, message.cast(), ICMP + QUOTE, fold(seed) as u32);
-        !fold(sum as u32 as u64)
+        !fold(sum.cast_unsigned() & 0xffff_ffff)
     };
     // SAFETY: as above; the checksum is the second field.
     unsafe { message.cast::<u16>().add(1).write(check) };

@@ -49,6 +49,12 @@ impl Skb {
         Self(ctx.skb.skb)
     }
 
+    /// The buffer as aya has it, for its log.
+    #[inline(always)]
+    pub fn context(self) -> TcContext {
+        TcContext::new(self.0)
+    }
+
     context_field! {
         /// Bytes from the start of the link's header.
         len;
@@ -144,19 +150,19 @@ impl Skb {
         const BPF_ADJ_ROOM_MAC: u32 = 1;
         // SAFETY: plain helper calls; both check their arguments.
         unsafe {
-            bpf_skb_change_tail(self.0, len + Self::SHED, 0) == 0
-                && bpf_skb_adjust_room(self.0, -(Self::SHED as i32), BPF_ADJ_ROOM_MAC, 0) == 0
+            bpf_skb_change_tail(self.0, len + Self::SHED.cast_unsigned(), 0) == 0
+                && bpf_skb_adjust_room(self.0, -Self::SHED, BPF_ADJ_ROOM_MAC, 0) == 0
         }
     }
 
     /// More bytes than lie before any checksummed part: link, IP header and options.
-    const SHED: u32 = 256;
+    const SHED: i32 = 256;
 
-    /// Sends the packet to a link: out of it, or with `BPF_F_INGRESS` as if received there.
+    /// The verdict that sends the packet back: out of its link, or with `BPF_F_INGRESS` as if received there.
     #[inline(always)]
-    pub fn redirect(self, ifindex: u32, flags: u32) -> i32 {
+    pub fn turn_back(self, flags: u32) -> i32 {
         // SAFETY: a plain helper call.
-        unsafe { bpf_redirect(ifindex, u64::from(flags)) as i32 }
+        unsafe { bpf_redirect(self.ifindex(), u64::from(flags)) as i32 }
     }
 
     /// Whether the packet still carries the socket that sent it.

@@ -15,7 +15,7 @@ use crate::{
 
 /// The next program of the hook, or the stack: `TCX_NEXT`, and what clsact calls unspecified.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 /// The address width of a packet that may be ours. A packet with a tag belongs to another link.
 #[inline(always)]
@@ -49,7 +49,7 @@ pub fn conclude<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>, out
     }
     // What came in goes out again; what this host sent comes back to it.
     let towards = if hook == hook::NODE_EGRESS || hook == hook::POD_EGRESS { BPF_F_INGRESS } else { 0 };
-    skb.redirect(skb.ifindex(), towards)
+    skb.turn_back(towards)
 }
 
 #[inline(never)]
