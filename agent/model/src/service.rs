@@ -185,9 +185,8 @@ impl Digest<'_> {
 
     fn fill(&mut self, info: &mut ServiceInfo) {
         let spec = &self.service.spec;
-        let external = !spec.external_ips.is_empty() || info.kind != ServiceKind::ClusterIP;
         info.internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
-        info.external_local = external && spec.external_traffic_policy == "Local";
+        info.external_local = spec.external_traffic_policy == "Local";
         info.affinity_seconds = self.affinity();
         self.ports(info);
         self.cluster_ips(info);
