@@ -14,6 +14,7 @@
 //! | [`demo`] | `cargo xtask demo` |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
 //! | [`fixture`] | packets in, verdicts and packets out |
+//! | [`oracle`] | the datapath in plain Rust, and the scripts that it is compared on |
 //! | [`sockets`] | a host and a pod whose sockets are hooked |
 
 pub mod agent;
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod fixture;
 pub mod manifests;
 pub mod matrix;
+pub mod oracle;
 pub mod place;
 pub mod process;
 pub mod scope;

@@ -6,10 +6,10 @@
 //! recvmsg, getpeername ◄── what was stored: the frontend's address is shown again
 //! ```
 //!
-//! What the hooks do not see, the packet hooks serve: SCTP (its connect and sendmsg call no cgroup program in any
-//! kernel), raw sockets, and in-kernel sockets that bypass `kernel_connect` (NFS and others before Linux 6.6). Kernels
-//! that let a hook write into an in-kernel caller's own address (before 6.6, and stable kernels without that fix) call
-//! it again with the backend's address: no frontend, so it is left as it is.
+//! What the hooks do not see, the packet hooks serve: SCTP (its sockets have no `pre_connect`, and call no program when
+//! they send), raw sockets, and in-kernel sockets that bypass `kernel_connect` (NFS and others before Linux 6.6). Where a
+//! hook writes into an in-kernel caller's own address (before 6.6, and stable kernels without that fix), the caller comes
+//! again with the backend's address: no frontend, so it is left as it is.
 
 mod connected;
 mod datagrams;

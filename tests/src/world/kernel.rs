@@ -110,7 +110,9 @@ impl Kernel {
         Ok(())
     }
 
-    fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
+    /// Changes one backend alone.
+    pub fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
+        self.world.backends.insert(id, *backend);
         fn row<const W: usize>(backend: &Backend) -> Result<culvert_abi::Backend<W>> {
             Ok(culvert_abi::Backend {
                 addr: words(backend.at.ip())?,
@@ -159,6 +161,12 @@ impl Kernel {
         let (new4, new6) = by_family(new, |ip| *ip);
         replace(self.hash("ADDRESSES_V4")?, &old4, &new4, |ip| words::<V4>(*ip), |flags| *flags)?;
         replace(self.hash("ADDRESSES_V6")?, &old6, &new6, |ip| words::<V6>(*ip), |flags| *flags)
+    }
+
+    /// Changes the links alone.
+    pub fn put_links(&mut self, links: &BTreeMap<u32, Link>) -> Result<()> {
+        let old = std::mem::replace(&mut self.world.links, links.clone());
+        self.write_links(&old, links)
     }
 
     fn write_links(&mut self, old: &BTreeMap<u32, Link>, new: &BTreeMap<u32, Link>) -> Result<()> {
@@ -228,7 +236,7 @@ impl Kernel {
 }
 
 /// The address as words in network order.
-pub(super) fn words<const W: usize>(ip: IpAddr) -> Result<[u32; W]> {
+pub fn words<const W: usize>(ip: IpAddr) -> Result<[u32; W]> {
     let octets = match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

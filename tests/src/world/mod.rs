@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-pub use self::kernel::Kernel;
+pub use self::kernel::{Kernel, words};
 
 /// Address and port, and the protocol's number: what a frontend is found by.
 pub type FrontendName = (SocketAddr, u8);
