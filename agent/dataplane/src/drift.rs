@@ -99,7 +99,7 @@ impl<'a, S: Store> Comparison<'a, S> {
         self.found
     }
 
-    /// Frontends, backends and descriptors of a Service.
+    /// Frontends, backends, descriptors and lists of a Service.
     pub fn rows(&mut self, key: &ServiceKey, held: &Held) -> io::Result<()> {
         self.service = Some(key.clone());
         for port in &held.ports {
@@ -116,25 +116,30 @@ impl<'a, S: Store> Comparison<'a, S> {
             for table in &port.tables {
                 let word = self.ledger.store.table(table.index);
                 self.compare(Place::Table(table.index), &table.word.to_ne_bytes(), Some(word.to_ne_bytes().to_vec()));
+                self.slice(Table::unpack(table.word).base, &table.list())?;
             }
         }
         self.service = None;
         Ok(())
     }
 
-    /// Lists and Maglev slots of a Service. The slots are computed anew.
-    pub fn slices(&mut self, key: &ServiceKey, held: &Held) -> io::Result<()> {
+    /// Maglev slots of a Service; they are computed anew.
+    pub fn slots(&mut self, key: &ServiceKey, held: &Held) -> io::Result<()> {
         self.service = Some(key.clone());
         for port in &held.ports {
             let places: HashMap<u32, At> = port.backends.iter().map(|backend| (backend.id, backend.at)).collect();
             for table in &port.tables {
-                let expected = bytes(&units(table, &places));
-                let base = Table::unpack(table.word).base;
-                let found = self.ledger.store.read_slab(base, expected.len() / 2)?;
-                self.compare(Place::Slice(base), &expected, Some(bytes(&found)));
+                let Table { base, count, .. } = Table::unpack(table.word);
+                self.slice(base + 2 * u32::from(count), &slots(table, &places))?;
             }
         }
         self.service = None;
+        Ok(())
+    }
+
+    fn slice(&mut self, base: u32, expected: &[u16]) -> io::Result<()> {
+        let found = self.ledger.store.read_slab(base, expected.len())?;
+        self.compare(Place::Slice(base), &bytes(expected), Some(bytes(&found)));
         Ok(())
     }
 
@@ -213,13 +218,12 @@ impl<'a, S: Store> Comparison<'a, S> {
     }
 }
 
-/// The units that a table's slice should hold.
-fn units(table: &HeldTable, places: &HashMap<u32, At>) -> Vec<u16> {
+/// The slots that a table should have.
+fn slots(table: &HeldTable, places: &HashMap<u32, At>) -> Vec<u16> {
     let size = MAGLEV_SIZES.get(usize::from(table.class())).copied().unwrap_or(0);
     let places = table.members.iter().filter_map(|id| places.get(id));
     let members: Vec<Member> = places.map(|at| Member { address: at.address, port: at.port, weight: 1 }).collect();
-    let list = table.members.iter().flat_map(|id| [*id as u16, (*id >> 16) as u16]);
-    list.chain(maglev::slots(&members, size)).collect()
+    maglev::slots(&members, size)
 }
 
 fn bytes(units: &[u16]) -> Vec<u8> {

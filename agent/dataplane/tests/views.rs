@@ -15,6 +15,7 @@ use culvert_api::{
 };
 use culvert_dataplane::{
     codec::{self, At, Family, FlowRow, index_key},
+    drift::Place,
     fake::FakeStore,
     flow::tick,
     reconcile::{Foreign, Reconciler},
@@ -219,6 +220,9 @@ fn drift_is_named_and_repaired() {
     assert_eq!(reconciler.view_services(at(1)).unwrap()[0].drift.len(), 3);
 
     assert!(reconciler.prune(&HashSet::from([web().key()]), at(1)).is_empty());
+    let left = reconciler.drift().unwrap();
+    assert!(left.len() == 1 && left[0].place == Place::Slice(word as u32 + 4), "{left:?}");
+    reconciler.repair().unwrap();
     assert_eq!(reconciler.drift().unwrap(), vec![]);
     assert_eq!(support::state(reconciler.store()), before);
 }

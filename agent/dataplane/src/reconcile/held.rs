@@ -86,6 +86,11 @@ pub struct HeldTable {
 }
 
 impl HeldTable {
+    /// The list as it stands in the slab: two units an id, the low half first.
+    pub fn list(&self) -> Vec<u16> {
+        self.members.iter().flat_map(|id| [*id as u16, (*id >> 16) as u16]).collect()
+    }
+
     /// Its size class.
     pub fn class(&self) -> u8 {
         Table::unpack(self.word).class

@@ -133,14 +133,15 @@ impl<S: Store> Reconciler<S> {
         self.settle(key.clone(), None, result, now)
     }
 
-    /// Removes everything that no wanted Service has, and repairs rows that somebody else changed. To be called once all
+    /// Removes everything that no wanted Service has, and repairs rows that somebody else changed (`repair` does
+    /// the slots too). To be called once all
     /// sources have delivered their first full list and all wanted Services were upserted; and again at will.
     pub fn prune(&mut self, wanted: &HashSet<ServiceKey>, now: Duration) -> Vec<Error> {
         let gone: Vec<ServiceKey> = self.services.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let mut errors: Vec<Error> = gone.iter().filter_map(|key| self.remove(key, now).err()).collect();
         self.pruned = true;
         errors.extend(self.drop_unclaimed(now).err());
-        errors.extend(self.repair().err());
+        errors.extend(self.repair_rows().err());
         errors
     }
 
@@ -152,7 +153,7 @@ impl<S: Store> Reconciler<S> {
         }
         if self.ledger.unsure() && self.repair_at <= now {
             self.repair_at = now + RETRY_FIRST;
-            self.repair()?;
+            self.repair_rows()?;
         }
         let idle = self.sweep.step(&self.ledger, now).map_err(left_over)?;
         self.transaction(now, |ledger| {
