@@ -76,8 +76,10 @@ impl Bench {
         for (place, (n, name)) in
             [&host, &pod].into_iter().flat_map(|place| (0..).zip(SERVERS).map(move |s| (place, s)))
         {
+            let at = Family::BOTH.map(|family| server(family, n));
             let named = Place::new(name, place.netns().to_owned(), &cgroup, scope.dir(), place.v4(), place.v6());
-            servers.push(Server::echo(&named, server(Family::V4, n).port())?);
+            let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| (protocol, at[0].port()));
+            servers.push(Server::start_at(&named, &at.map(|at| at.ip()), &ports)?);
         }
 
         let config = Config { host_netns: netns_cookie(&host)?, socket_mode: mode, ..Config::zeroed() };
