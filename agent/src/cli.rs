@@ -22,7 +22,7 @@ Exit codes: 0 all is well; 1 the command could not do its work; 2 the command li
 
 /// Balances Kubernetes Services in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "culvert", version, after_help = EXIT_CODES, max_term_width = 120)]
+#[command(name = "culvert", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -462,6 +462,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// `docs/CLI.md` is what the commands say of themselves. `CULVERT_WRITE_DOCS=1 cargo test -p culvert` writes it anew.
+    #[test]
+    fn the_documentation_is_in_step() {
+        let mut text = include_str!("cli.md").to_owned();
+        let mut command = Cli::command().term_width(100).mut_args(|arg| arg.hide_env_values(true));
+        command.build();
+        for command in command.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name().to_owned();
+            if name != "help" {
+                let help = command.clone().mut_args(|arg| arg.hide_env_values(true)).render_long_help().to_string();
+                let help: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
+                text += &format!("\n## culvert {name}\n\n```text\n{}\n```\n", help.join("\n"));
+            }
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CLI.md");
+        if std::env::var_os("CULVERT_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(written == text, "docs/CLI.md is out of step: run CULVERT_WRITE_DOCS=1 cargo test -p culvert");
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn views(rows: &[FrontendPlan]) -> Vec<(String, &'static str, String)> {
         let client = if row.client_address == ClientAddress::Kept { "kept" } else { "replaced" };
         let answer = answer(row);
         match views.iter_mut().find(|view| (view.1, &view.2) == (client, &answer)) {
-            Some((audiences, ..)) => *audiences += &format!(", {}", audience(row.audience)),
+            Some((audiences, ..)) => audiences.extend([", ", audience(row.audience)]),
             None => views.push((audience(row.audience).to_owned(), client, answer)),
         }
     }

@@ -1,4 +1,5 @@
 //! `culvert plan`: exit codes, and what goes to stdout and to stderr.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::fs;
 use std::path::Path;

@@ -37,7 +37,7 @@ use crate::output::explain;
 /// How long the first objects wait for the first word about the node's links.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
 /// How often all rows are compared with what they should be, and repaired.
-const REPAIR: Duration = Duration::from_secs(600);
+const REPAIR: Duration = Duration::from_mins(10);
 /// When the endpoints of a slice changed, as the slice's controller writes it.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -156,7 +156,7 @@ impl Core {
             let due = self.due();
             tokio::select! {
                 batch = batches.recv() => match batch {
-                    Some(batch) => self.take(batch),
+                    Some(batch) => self.take(&batch),
                     None => bail!("the source has ended"),
                 },
                 Ok(()) = self.report.changed() => self.links_changed(),
@@ -205,11 +205,11 @@ impl Core {
         }
     }
 
-    fn take(&mut self, batch: Batch) {
+    fn take(&mut self, batch: &Batch) {
         let start = self.incoming();
-        let (touched, slices) = self.absorb(&batch);
+        let (touched, slices) = self.absorb(batch);
         self.program(&touched);
-        self.complete(&batch);
+        self.complete(batch);
         self.outgoing(start, &slices);
     }
 
@@ -222,7 +222,7 @@ impl Core {
             match change {
                 Change::Upsert(Object::EndpointSlice(slice)) => slices.push(Arc::clone(slice)),
                 Change::Upsert(Object::Node(node)) if node.metadata.name == self.node => {
-                    self.own = Some(Arc::clone(node))
+                    self.own = Some(Arc::clone(node));
                 }
                 Change::Remove(Id { kind: Kind::Node, key }) if *key.name == *self.node => self.own = None,
                 _ => {}
@@ -272,13 +272,14 @@ impl Core {
     fn program(&mut self, services: &BTreeSet<ServiceKey>) {
         for key in services {
             let plan = self.model.plan(key);
-            self.gaps.set(key, plan.as_ref());
-            self.checks.set(key, plan.as_ref().and_then(|plan| plan.health_check));
             let result = match &plan {
                 Some(plan) => self.reconciler.upsert(plan, now()),
                 None => self.reconciler.remove(key, now()),
             };
             self.note(result);
+            // Load balancers are told after the kernel.
+            self.gaps.set(key, plan.as_ref());
+            self.checks.set(key, plan.as_ref().and_then(|plan| plan.health_check));
         }
         self.gaps.publish(&self.metrics);
     }

@@ -14,13 +14,20 @@ const AUDIENCES: [Audience; 3] = [Audience::Pods, Audience::Host, Audience::Exte
 
 /// Compares plans with what the kernel's maps say; sorted.
 pub fn differences(wanted: &[ServicePlan], kernel: &[Service]) -> Vec<Difference> {
-    let kernel: BTreeMap<(&str, &str), &Service> =
+    let mut kernel: BTreeMap<(&str, &str), &Service> =
         kernel.iter().map(|service| ((service.namespace.as_str(), service.name.as_str()), service)).collect();
     let mut found = Vec::new();
     for plan in wanted {
-        let service = kernel.get(&(plan.namespace.as_str(), plan.name.as_str())).copied();
+        let service = kernel.remove(&(plan.namespace.as_str(), plan.name.as_str()));
         compare(plan, service, &mut found);
     }
+    let leftovers = kernel.into_keys().map(|(namespace, name)| Difference {
+        service: format!("{namespace}/{name}"),
+        subject: "Service".to_owned(),
+        wanted: None,
+        found: Some("rows in the kernel's maps".to_owned()),
+    });
+    found.extend(leftovers);
     found.sort();
     found
 }
@@ -172,6 +179,7 @@ mod tests {
         let mut nothing = reject();
         nothing.frontends.clear();
         assert_eq!(subjects(&[nothing], &[service(Verdict::Reject)]), ["10.96.0.1:80/TCP: nothing / a frontend"]);
+        assert_eq!(subjects(&[], &[service(Verdict::Reject)]), ["Service: nothing / rows in the kernel's maps"]);
         let mut drifted = service(Verdict::Reject);
         drifted.drift.push(Drift {
             service: None,

@@ -1,4 +1,4 @@
-//! Whether the node serves, in kube-proxy's terms and words (pkg/proxy/healthcheck/proxy_health.go): `/healthz` and `/livez` for
+//! Whether the node serves, in kube-proxy's terms and words (`pkg/proxy/healthcheck/proxy_health.go`): `/healthz` and `/livez` for
 //! load balancers, cluster autoscalers and kubelets.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::metrics::Metrics;
 
 /// Changes that have waited for so long make the node unhealthy: twice kube-proxy's sync period.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What the cluster autoscaler puts on a Node that is about to go.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// The headers of every answer.

@@ -113,7 +113,9 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         kernel_memory_full = total.full,
         "the kernel programs are loaded and hooked"
     );
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
 
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());

@@ -1,4 +1,4 @@
-//! The servers of `healthCheckNodePort` (pkg/proxy/healthcheck/service_health.go): an outside load balancer asks each node
+//! The servers of `healthCheckNodePort` (`pkg/proxy/healthcheck/service_health.go`): an outside load balancer asks each node
 //! whether it has ready endpoints of a Service with `externalTrafficPolicy: Local`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -75,18 +75,16 @@ impl ServiceHealth {
             self.servers.remove(service);
             return;
         };
-        match self.servers.get(service).filter(|server| server.port == port) {
-            Some(server) => server.answer.local_endpoints.store(local_endpoints, Ordering::Relaxed),
-            None => {
-                // The old port's listeners end first: the new one may be theirs.
-                self.servers.remove(service);
-                let local_endpoints = AtomicUsize::new(local_endpoints);
-                let answer = Answer { service: service.clone(), local_endpoints, health: Arc::clone(&self.health) };
-                let mut server = Server { port, answer: Arc::new(answer), listeners: HashMap::new() };
-                server.listen(&self.runtime, &self.addresses);
-                self.servers.insert(service.clone(), server);
-            }
+        if let Some(server) = self.servers.get(service).filter(|server| server.port == port) {
+            return server.answer.local_endpoints.store(local_endpoints, Ordering::Relaxed);
         }
+        // The old port's listeners end first: the new one may be theirs.
+        self.servers.remove(service);
+        let local_endpoints = AtomicUsize::new(local_endpoints);
+        let answer = Answer { service: service.clone(), local_endpoints, health: Arc::clone(&self.health) };
+        let mut server = Server { port, answer: Arc::new(answer), listeners: HashMap::new() };
+        server.listen(&self.runtime, &self.addresses);
+        self.servers.insert(service.clone(), server);
     }
 }
 

@@ -110,12 +110,11 @@ pub async fn whole_status(
 pub fn services(core: &Core, name: Option<&str>) -> Result<Services, Error> {
     let keys = keys(core, name)?;
     let services: Vec<_> = keys.iter().filter_map(|key| core.model.plan(key)).collect();
-    let kernel = match name {
-        None => core.reconciler.view_services(now())?,
-        Some(_) => {
-            let views = keys.iter().filter_map(|key| core.reconciler.view_service(key, now()).transpose());
-            views.collect::<io::Result<_>>()?
-        }
+    let kernel = if name.is_none() {
+        core.reconciler.view_services(now())?
+    } else {
+        let views = keys.iter().filter_map(|key| core.reconciler.view_service(key, now()).transpose());
+        views.collect::<io::Result<_>>()?
     };
     let differences = differences(&services, &kernel);
     Ok(Services { node: core.node.clone(), services, kernel, differences })

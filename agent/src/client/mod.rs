@@ -56,11 +56,12 @@ fn span(seconds: u64) -> String {
 /// A number of bytes, in binary units.
 fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
+    let Some(power) = count.checked_ilog2().map(|log| log / 10).filter(|&power| power > 0) else {
         return format!("{count} B");
-    }
-    let power = (count.ilog2() / 10) as usize;
-    format!("{:.1} {}", count as f64 / 1024f64.powi(power as i32), UNITS[power - 1])
+    };
+    let unit = 1u128 << (10 * power);
+    let tenths = u128::from(count) * 10 / unit;
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
 }
 
 /// `culvert cleanup`.
@@ -88,7 +89,7 @@ mod tests {
             assert_eq!(span(seconds), text);
         }
         for (count, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 40, "1.0 TiB"), (u64::MAX, "16.0 EiB")]
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 40, "1.0 TiB"), (u64::MAX, "15.9 EiB")]
         {
             assert_eq!(bytes(count), text);
         }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 /// How long an answer may take. Reading millions of rows takes its time; an agent that hangs must be noticed all the same.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks for an answer.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str, query: &impl Serialize) -> Result<T> {

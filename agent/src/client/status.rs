@@ -86,7 +86,7 @@ fn links(text: &mut String, status: &Status, wide: bool) {
         rows.add_row([&link.name, &link.role, &link.hook, &others.join(", ")]);
     }
     if !rows.is_empty() {
-        *text += &format!("\n{}", lines(&rows));
+        let _ = write!(text, "\n{}", lines(&rows));
     }
 }
 
@@ -94,17 +94,14 @@ fn links(text: &mut String, status: &Status, wide: bool) {
 fn maps(text: &mut String, maps: &[MapUsage], wide: bool) {
     let mut rows = table(["MAP", "USED", "OF", ""]);
     for usage in maps.iter().filter(|usage| wide || usage.used > 0) {
-        let share = usage.used as f64 / usage.capacity.max(1) as f64;
-        let bar = "#".repeat((share * 20.0).ceil() as usize);
-        rows.add_row([
-            &usage.map,
-            &usage.used.to_string(),
-            &usage.capacity.to_string(),
-            &format!("{:5.1} % {bar}", share * 100.0),
-        ]);
+        let (used, capacity) = (usage.used, usage.capacity.max(1));
+        let mille = used.saturating_mul(1000) / capacity;
+        let bar = "#".repeat(used.saturating_mul(20).div_ceil(capacity) as usize);
+        let share = format!("{:3}.{} % {bar}", mille / 10, mille % 10);
+        rows.add_row([&usage.map, &used.to_string(), &usage.capacity.to_string(), &share]);
     }
     if !rows.is_empty() {
-        *text += &format!("\n{}", lines(&rows));
+        let _ = write!(text, "\n{}", lines(&rows));
     }
 }
 
@@ -114,6 +111,6 @@ fn reasons(text: &mut String, status: &Status) {
         rows.add_row([&count.packets.to_string(), &count.reason]);
     }
     if !rows.is_empty() {
-        *text += &format!("\n{}", lines(&rows));
+        let _ = write!(text, "\n{}", lines(&rows));
     }
 }
