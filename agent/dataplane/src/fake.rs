@@ -79,6 +79,8 @@ pub struct FakeStore {
 pub enum Fault {
     /// System calls fail with `EIO`. What is written through a mapping goes on.
     Fails(u64),
+    /// One system call fails, as when memory was short for a moment.
+    FailsOnce(u64),
     /// The agent is dead: nothing has an effect any more.
     Killed(u64),
 }
@@ -121,7 +123,11 @@ impl FakeStore {
     fn write(&mut self) -> io::Result<()> {
         match &mut self.fault {
             Some(Fault::Fails(0) | Fault::Killed(0)) => return Err(io::Error::from_raw_os_error(EIO)),
-            Some(Fault::Fails(left) | Fault::Killed(left)) => *left -= 1,
+            Some(Fault::FailsOnce(0)) => {
+                self.fault = None;
+                return Err(io::Error::from_raw_os_error(EIO));
+            }
+            Some(Fault::Fails(left) | Fault::FailsOnce(left) | Fault::Killed(left)) => *left -= 1,
             None => {}
         }
         self.writes += 1;
@@ -133,7 +139,7 @@ impl FakeStore {
         match &mut self.fault {
             Some(Fault::Killed(0)) => return false,
             Some(Fault::Killed(left)) => *left -= 1,
-            Some(Fault::Fails(_)) | None => {}
+            Some(Fault::Fails(_) | Fault::FailsOnce(_)) | None => {}
         }
         self.writes += 1;
         true

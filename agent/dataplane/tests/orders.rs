@@ -24,7 +24,7 @@ use culvert_dataplane::{
     store::Store,
 };
 use proptest::{prelude::*, strategy::ValueTree};
-use support::{Meaning, State, View, at, backend_plan, service, state};
+use support::{Meaning, State, View, at, backend_plan, service, state, watched::Watched};
 
 const SERVICES: usize = 4;
 
@@ -223,6 +223,8 @@ enum Mishap {
     None,
     /// A write fails after so many, and goes on failing until the next try.
     Fails(u64),
+    /// One write fails; the Service is tried again later.
+    FailsOnce(u64),
     /// The agent is killed after so many writes, and the next one takes over.
     Killed(u64),
 }
@@ -231,6 +233,7 @@ fn mishap() -> impl Strategy<Value = Mishap> {
     prop_oneof![
         3 => Just(Mishap::None),
         1 => (0_u64..40).prop_map(Mishap::Fails),
+        1 => (0_u64..40).prop_map(Mishap::FailsOnce),
         1 => (0_u64..40).prop_map(Mishap::Killed)
     ]
 }
@@ -319,6 +322,11 @@ proptest! {
                     run.change(plans, order);
                     run.recover();
                 }
+                Mishap::FailsOnce(after) => {
+                    run.reconciler.store_mut().set_fault(Some(Fault::FailsOnce(*after)));
+                    run.change(plans, order);
+                    run.recover();
+                }
                 Mishap::Killed(after) => {
                     run.reconciler.store_mut().set_fault(Some(Fault::Killed(*after)));
                     run.change(plans, order);
@@ -337,7 +345,33 @@ proptest! {
     }
 }
 
-/// Service names by what they are in the maps: a check of the test itself, that the plans above are of every kind.
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Between any two writes, also where one fails and all before it are undone, every packet that is served leads to a live
+    /// backend.
+    #[test]
+    fn traffic_in_flight_is_served_at_every_step(
+        moments in prop::collection::vec((moment(), prop::option::of(0_u64..40)), 2..5),
+    ) {
+        let mut reconciler = Reconciler::restore(Watched(FakeStore::new(SIZES)), at(0)).unwrap();
+        let mut now = at(0);
+        for (plans, fails) in &moments {
+            reconciler.store_mut().0.set_fault(fails.map(Fault::FailsOnce));
+            for (index, plan) in plans.iter().enumerate() {
+                now += Duration::from_millis(400);
+                let result = match plan {
+                    Some(plan) => reconciler.upsert(plan, now),
+                    None => reconciler.remove(&service(&format!("s{index}")).key(), now),
+                };
+                prop_assert!(result.is_ok() || fails.is_some());
+                drop(reconciler.tick(now));
+            }
+        }
+    }
+}
+
+/// A check of the test itself: that the plans above are of every kind.
 #[test]
 fn the_plans_are_of_every_kind() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

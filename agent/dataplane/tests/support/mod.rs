@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod watched;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -155,6 +157,32 @@ pub fn state(store: &FakeStore) -> State {
         assert!(flags & address::FRONTEND != 0, "{at:?}: the address does not say so");
     }
     state
+}
+
+/// Checks that whatever a packet can reach now leads to live backends of its Service.
+pub fn assert_serves(store: &FakeStore) {
+    for family in Family::ALL {
+        let check = &mut |key: &[u8], value: &[u8]| {
+            let address = codec::decode_frontend_key(family, key).address;
+            let flags = store.get(family.addresses(), &codec::address_key(address)).unwrap();
+            if flags.is_none_or(|flags| codec::decode_word(&flags) & address::FRONTEND == 0) {
+                return;
+            }
+            let row = codec::decode_frontend(value);
+            for view in row.views {
+                list(store, family, view.table, row.service, view.verdict == verdict::BALANCE);
+            }
+            if row.ranges != 0 {
+                let mut ranges = 0;
+                let read = &mut |key: &[u8], _: &[u8]| {
+                    ranges += usize::from(codec::decode_range_key(family, key).is_some_and(|(id, _)| id == row.ranges));
+                };
+                store.for_each(family.ranges(), read).unwrap();
+                assert_ne!(ranges, 0, "set {} is empty", row.ranges);
+            }
+        };
+        store.for_each(family.frontends(), check).unwrap();
+    }
 }
 
 fn ids(store: &FakeStore, table: u32) -> (Table, Vec<u32>) {
