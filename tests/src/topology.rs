@@ -85,7 +85,7 @@ impl Uplink {
 pub fn cluster_ip(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 96, 0, n).into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n.into()).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, digits(n)).into(),
     }
 }
 
@@ -93,8 +93,14 @@ pub fn cluster_ip(family: Family, n: u8) -> IpAddr {
 pub fn external_ip(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(203, 0, 113, n).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xee, 0, 0, 0, 0, n.into()).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xee, 0, 0, 0, 0, digits(n)).into(),
     }
+}
+
+/// The group of an IPv6 address that is written with the same digits as the decimal number: 53 is `::53`.
+fn digits(n: u8) -> u16 {
+    let n = u16::from(n);
+    n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10
 }
 
 /// The external prefixes, as `--allow-external-ips` wants them.

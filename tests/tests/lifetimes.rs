@@ -250,7 +250,11 @@ fn a_cluster_ip_on_a_link_of_the_node_is_left_alone() -> Result<()> {
             // As NodeLocal DNSCache does: the node carries the address and listens there.
             let bits = if family == Family::V4 { 32 } else { 128 };
             n1.sh(&format!("ip address add {ip}/{bits} dev lo"))?;
-            let local = Server::start_at(&n1, &[ip], &[(Protocol::Tcp, PORT), (Protocol::Udp, PORT)])?;
+            // The kernel takes a moment until an IPv6 address may be bound to.
+            let ports = [(Protocol::Tcp, PORT), (Protocol::Udp, PORT)];
+            let local = eventually("a server there", Duration::from_secs(2), || {
+                Server::start_at(&n1, &[ip], &ports).map(Some)
+            })?;
             expect("n1")?;
             drop(local);
             n1.sh(&format!("ip address delete {ip}/{bits} dev lo"))?;

@@ -55,7 +55,7 @@ pub fn chapters(names: &[&str], chapters: &[Chapter]) -> bool {
                 mark(tally.clean()),
                 Cell::new(format!("  {kind}")),
                 Cell::new(tally.sent).set_alignment(CellAlignment::Right),
-                Cell::new(format!("{} ms", tally.slowest.as_millis())).set_alignment(CellAlignment::Right),
+                Cell::new(format!("{:.1} ms", tally.slowest.as_secs_f64() * 1e3)).set_alignment(CellAlignment::Right),
                 Cell::new(counts(&tally.servers)),
                 lost(tally.lost(), &tally.failures),
             ]);
