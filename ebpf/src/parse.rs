@@ -179,15 +179,24 @@ fn extensions<const W: usize>(skb: Skb, packet: &mut Packet<W>) -> Parsed {
 /// Reads ports, and what the segment says about its connection.
 #[inline(always)]
 fn transport<const W: usize>(skb: Skb, packet: &mut Packet<W>) -> Parsed {
-    let Some([sport, dport]) = skb.load::<[u16; 2]>(packet.l4) else { return Parsed::Malformed };
+    let (sport, dport, signals) = if packet.tuple.proto == proto::TCP {
+        let Some([sport, dport, .., flags]) = skb.load::<[u16; 7]>(packet.l4) else { return Parsed::Malformed };
+        (sport, dport, tcp_signals(u16::from_be(flags) as u8))
+    } else {
+        let Some([sport, dport]) = skb.load::<[u16; 2]>(packet.l4) else { return Parsed::Malformed };
+        (sport, dport, first_chunk(skb, packet).map_or(0, sctp_signals))
+    };
     packet.tuple.sport = sport;
     packet.tuple.dport = dport;
-    packet.signals = match packet.tuple.proto {
-        proto::TCP => skb.load(packet.l4 + 13).map_or(0, tcp_signals),
-        proto::SCTP if packet.l4 + 12 < packet.end => skb.load(packet.l4 + 12).map_or(0, sctp_signals),
-        _ => 0,
-    };
+    packet.signals = signals;
     Parsed::Tuple
+}
+
+/// The type of an SCTP packet's first chunk (RFC 9260 3.2).
+#[inline(always)]
+fn first_chunk<const W: usize>(skb: Skb, packet: &Packet<W>) -> Option<u8> {
+    let has_one = packet.tuple.proto == proto::SCTP && packet.l4 + 12 < packet.end;
+    if has_one { skb.load(packet.l4 + 12) } else { None }
 }
 
 #[inline(always)]
@@ -209,7 +218,6 @@ fn tcp_signals(flags: u8) -> u8 {
     signals
 }
 
-/// The type of the first chunk (RFC 9260 3.2).
 #[inline(always)]
 fn sctp_signals(chunk: u8) -> u8 {
     match chunk {
