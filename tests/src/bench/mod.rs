@@ -1,4 +1,5 @@
 //! Benchmarks: what a packet, a connect and a connection cost. They print; they judge nothing.
 
+pub mod connect;
 pub mod packets;
 pub mod path;

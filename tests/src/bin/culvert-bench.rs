@@ -1,17 +1,75 @@
-//! `culvert-bench path`: what the packet programs cost. Called by `cargo xtask bench`, which builds both objects.
+//! `culvert-bench path`: what a packet and a connect cost. Called by `cargo xtask bench`, which builds the objects.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
-use culvert_tests::bench::path::{self, Effort, Figure};
+use culvert_tests::bench::{
+    connect,
+    path::{self, Effort},
+};
 
 fn main() -> Result<()> {
+    if std::env::var_os("SKIPP").is_none() {
+        packets()?;
+    }
+    connects()
+}
+
+/// Nanoseconds a packet.
+fn packets() -> Result<()> {
     let shim = std::env::var_os("CULVERT_SHIM_OBJECT").context("CULVERT_SHIM_OBJECT")?;
     let shim = std::fs::read(&shim).with_context(|| shim.display().to_string())?;
-    let effort = Effort { rounds: 7, packets: 1_000_000 };
-    let figures = path::run(effort, &shim, progress)?;
+    let Effort { rounds, packets } = Effort { rounds: 7, packets: 1_000_000 };
+    let figures = path::run(Effort { rounds, packets }, &shim, progress)?;
     progress(0, 0);
-    print(&figures, effort)
+    let mut table = Table::new(["program", "packet", "family", "flows"])?;
+    for figure in &figures {
+        let flows = figure.flows.to_string();
+        table.row([figure.program, figure.case, figure.family, &flows], &figure.nanoseconds)?;
+    }
+    table.note(&format!(
+        "Nanoseconds a packet, net of the shim; {rounds} rounds of {packets} packets of 128 bytes, all cases in turn; \
+         BPF_PROG_TEST_RUN."
+    ))
+}
+
+/// Nanoseconds a connect.
+fn connects() -> Result<()> {
+    let (rounds, calls) = (7, 200_000);
+    let figures = connect::run(rounds, calls)?;
+    let mut table = Table::new(["call", "to", "family", ""])?;
+    for figure in &figures {
+        table.row([figure.call, figure.case, figure.family, ""], &figure.nanoseconds)?;
+    }
+    table.note(&format!(
+        "Nanoseconds a call; {rounds} rounds of {calls} connects (TCP: a hundredth), all cases in turn."
+    ))
+}
+
+/// A table of figures, a line a case.
+struct Table(std::io::StdoutLock<'static>);
+
+impl Table {
+    fn new(head: [&str; 4]) -> Result<Self> {
+        let mut table = Self(std::io::stdout().lock());
+        let [a, b, c, d] = head;
+        writeln!(table.0, "{a:<16}{b:<30}{c:<8}{d:>9}{:>10}{:>10}{:>10}", "min", "median", "max")?;
+        Ok(table)
+    }
+
+    /// A case and its sorted figures.
+    fn row(&mut self, case: [&str; 4], sorted: &[impl std::fmt::Display]) -> Result<()> {
+        let [a, b, c, d] = case;
+        let (Some(min), Some(median), Some(max)) = (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) else {
+            return Ok(());
+        };
+        Ok(writeln!(self.0, "{a:<16}{b:<30}{c:<8}{d:>9}{min:>10}{median:>10}{max:>10}")?)
+    }
+
+    /// How it was measured.
+    fn note(mut self, text: &str) -> Result<()> {
+        Ok(writeln!(self.0, "{text}\n")?)
+    }
 }
 
 /// Shows how far it is, on a terminal; nothing of nothing clears the line.
@@ -22,28 +80,4 @@ fn progress(done: usize, all: usize) {
     }
     let line = if all == 0 { String::new() } else { format!("measuring {done}/{all}") };
     let _ = write!(err, "\r{line:<24}\r");
-}
-
-fn print(figures: &[Figure], effort: Effort) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "{:<14}{:<20}{:<8}{:>10}{:>10}{:>10}{:>10}",
-        "program", "packet", "family", "flows", "min ns", "median", "max"
-    )?;
-    for figure in figures {
-        let ns = &figure.nanoseconds;
-        let (Some(min), Some(max), Some(median)) = (ns.first(), ns.last(), ns.get(ns.len() / 2)) else { continue };
-        writeln!(
-            out,
-            "{:<14}{:<20}{:<8}{:>10}{min:>10}{median:>10}{max:>10}",
-            figure.program, figure.case, figure.family, figure.flows
-        )?;
-    }
-    let Effort { rounds, packets } = effort;
-    writeln!(
-        out,
-        "\nnet of the shim; {rounds} rounds of {packets} packets, all cases in turn; BPF_PROG_TEST_RUN, 128-byte packets"
-    )?;
-    Ok(())
 }
