@@ -1,5 +1,6 @@
 //! The JSON schemas in `docs/schema/` are those of the types. `CULVERT_WRITE_SCHEMAS=1 cargo test -p culvert-api` writes
 //! them anew after a change.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::fs;
 use std::path::Path;

@@ -105,7 +105,7 @@ fn answer(verdict: Verdict, mut backends: Vec<SocketAddr>) -> String {
 #[cfg(test)]
 mod tests {
     use culvert_api::plan::{ClientAddress, FrontendKind, ServiceKind, Topology};
-    use culvert_api::services::{Frontend, Kind, ServicePort};
+    use culvert_api::services::{Counters, Frontend, Kind, ServicePort};
     use culvert_api::status::Drift;
 
     use super::*;
@@ -155,7 +155,7 @@ mod tests {
             protocol: Protocol::Tcp,
             family: 4,
             id: 1,
-            counters: Default::default(),
+            counters: Counters::default(),
             backends: 0,
             frontends: vec![frontend],
         };

@@ -179,7 +179,7 @@ mod tests {
         // The oldest counts.
         health.pending(start + Duration::from_secs(50));
         assert!(health.verdict(start + Duration::from_secs(59)).healthy);
-        assert!(!health.verdict(start + Duration::from_secs(60)).healthy);
+        assert!(!health.verdict(start + Duration::from_mins(1)).healthy);
         health.updated(Timestamp::UNIX_EPOCH);
         assert!(health.verdict(start + PATIENCE * 2).healthy);
     }

@@ -1,4 +1,7 @@
 //! The command line, from which help, manual pages and completions are made.
+#![allow(clippy::doc_markdown)] // what clap prints is plain text
+
+mod parse;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,6 +16,8 @@ use culvert_model::{Config, NodePortAddresses};
 use culvert_source::Rules;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use self::parse::{limit, limit_field, node_port_addresses, port_range, protocol, source};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -372,87 +377,6 @@ impl ModelArgs {
     }
 }
 
-fn source(text: &str) -> Result<PathBuf, String> {
-    match text.split_once(':') {
-        Some(("dir", path)) if !path.is_empty() => Ok(path.into()),
-        _ => Err("sources are of the form dir:PATH".to_owned()),
-    }
-}
-
-fn protocol(text: &str) -> Result<Protocol, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Ok(Protocol::Udp),
-        "sctp" => Ok(Protocol::Sctp),
-        _ => Err("protocols are tcp, udp and sctp".to_owned()),
-    }
-}
-
-fn limit(text: &str) -> Result<(String, u32), String> {
-    let (name, count) = text.split_once('=').ok_or("limits are of the form NAME=COUNT")?;
-    let count = count.parse().ok().filter(|&count| count > 0).ok_or_else(|| format!("{count:?} is not a count"))?;
-    match limit_field(&mut Limits::default(), name) {
-        Some(_) => Ok((name.to_owned(), count)),
-        None => Err(format!("no limit is called {name:?}; there are {}", LIMITS.join(", "))),
-    }
-}
-
-/// Names of limits.
-const LIMITS: [&str; 12] = [
-    "services",
-    "frontends",
-    "backends",
-    "tables",
-    "slab-bytes",
-    "ranges",
-    "flows",
-    "flows-new",
-    "affinity",
-    "datagrams",
-    "fragments",
-    "links",
-];
-
-fn limit_field<'a>(limits: &'a mut Limits, name: &str) -> Option<&'a mut u32> {
-    // Every field must be here: a new one does not compile without its name.
-    let Limits {
-        services,
-        frontends,
-        backends,
-        tables,
-        slab_bytes,
-        ranges,
-        flows,
-        flows_new,
-        affinity,
-        datagrams,
-        fragments,
-        links,
-    } = limits;
-    let fields = [
-        services, frontends, backends, tables, slab_bytes, ranges, flows, flows_new, affinity, datagrams, fragments,
-        links,
-    ];
-    LIMITS.iter().zip(fields).find(|(known, _)| **known == name).map(|(_, field)| field)
-}
-
-fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
-    if text == "primary" {
-        return Ok(NodePortAddresses::Primary);
-    }
-    let prefix = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is neither a prefix nor `primary`"));
-    text.split(',').map(prefix).collect::<Result<_, _>>().map(NodePortAddresses::Prefixes)
-}
-
-/// `LOW-HIGH`, inclusive.
-pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("{text:?} is not a range of ports such as 30000-32767");
-    let (low, high) = text.split_once('-').ok_or_else(wrong)?;
-    let port = |part: &str| part.trim().parse::<u16>().ok().filter(|&port| port > 0);
-    let range = port(low).ok_or_else(wrong)?..=port(high).ok_or_else(wrong)?;
-    if range.is_empty() { Err(wrong()) } else { Ok(range) }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -475,7 +399,7 @@ mod tests {
             if name != "help" {
                 let help = command.clone().mut_args(|arg| arg.hide_env_values(true)).render_long_help().to_string();
                 let help: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
-                text += &format!("\n## culvert {name}\n\n```text\n{}\n```\n", help.join("\n"));
+                text.extend(["\n## culvert ", &name, "\n\n```text\n", &help.join("\n"), "\n```\n"]);
             }
         }
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CLI.md");
@@ -484,28 +408,5 @@ mod tests {
         }
         let written = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(written == text, "docs/CLI.md is out of step: run CULVERT_WRITE_DOCS=1 cargo test -p culvert");
-    }
-
-    #[test]
-    fn ranges_and_prefixes() {
-        assert_eq!(port_range("1-65535"), Ok(1..=65535));
-        for wrong in ["", "80", "0-1", "2-1", "1-65536", "a-b"] {
-            assert!(port_range(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(node_port_addresses("primary"), Ok(NodePortAddresses::Primary));
-        let prefixes = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        assert_eq!(node_port_addresses("10.0.0.0/8, fd00::/8"), Ok(NodePortAddresses::Prefixes(prefixes)));
-        assert!(node_port_addresses("10.0.0.0").is_err());
-    }
-
-    #[test]
-    fn limits_have_their_names() {
-        for (i, name) in LIMITS.iter().enumerate() {
-            let mut limits = Limits::default();
-            *limit_field(&mut limits, name).unwrap() = 7 + i as u32;
-            let written = format!("{limits:?}");
-            assert!(written.contains(&format!("{}: {}", name.replace('-', "_"), 7 + i)), "{name} in {written}");
-        }
-        assert!(limit("flows=1").is_ok() && limit("flows=0").is_err() && limit("flow=1").is_err());
     }
 }
