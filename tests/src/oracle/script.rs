@@ -77,28 +77,33 @@ const WAITS: [u64; 8] = [370, 2_370, 12_370, 33_370, 65_370, 130_370, 190_370, 9
 /// Makes the script of a seed.
 pub fn write(scene: &Scene, seed: u64) -> Script {
     let mut dice = Dice::new(seed);
-    // Now and then everybody talks to one place, until its ports run out.
+    // Now and then everybody talks to one place, until its ports run out, or one talks to everybody from one port, until
+    // no backend is left that can tell.
     let crowd = dice.percent(2);
-    let count = if crowd { 40 } else { 1 + dice.below(6) };
+    let bore = dice.percent(2);
+    let count = if crowd || bore { 40 } else { 1 + dice.below(6) };
     let mut talks: Vec<Talk> = Vec::with_capacity(count);
     for _ in 0..count {
         let talk = match talks.last() {
             Some(first) if crowd => {
                 Talk { client: SocketAddr::new(first.client.ip(), 1_024 + dice.below(60_000) as u16), ..first.clone() }
             }
-            Some(other) if dice.percent(40) => neighbour(scene, other, &mut dice),
+            Some(other) if bore || dice.percent(40) => neighbour(scene, other, &mut dice),
             _ => talk(scene, &mut dice),
         };
         talks.push(talk);
     }
-    let length = if crowd { 80 } else { 4 + dice.below(40) };
-    let steps = (0..length).map(|i| step(scene, &talks, crowd && i < 40, i, &mut dice)).collect();
+    let length = if crowd || bore { 80 } else { 4 + dice.below(40) };
+    let steps = (0..length).map(|i| step(scene, &talks, (crowd || bore) && i < 40, i, &mut dice)).collect();
     Script { talks, steps }
 }
 
 /// Anybody to anywhere.
 fn talk(scene: &Scene, dice: &mut Dice) -> Talk {
-    let (mut frontend, proto) = dice.pick(&scene.frontends);
+    let (mut frontend, mut proto) = dice.pick(&scene.frontends);
+    if scene.backends_of(frontend, proto).is_empty() && dice.percent(70) {
+        (frontend, proto) = dice.pick(&scene.frontends);
+    }
     if dice.percent(5) {
         frontend.set_port(frontend.port() + 1);
     }
@@ -120,11 +125,10 @@ fn talk(scene: &Scene, dice: &mut Dice) -> Talk {
 
 /// The same client on the same port, elsewhere: backends that two frontends share cannot tell.
 fn neighbour(scene: &Scene, other: &Talk, dice: &mut Dice) -> Talk {
-    let mut talk = talk(scene, dice);
-    if Family::of(talk.frontend.ip()) == Family::of(other.frontend.ip()) {
-        (talk.client, talk.pod) = (other.client, other.pod);
-    }
-    talk
+    let alike =
+        |talk: &Talk| talk.proto == other.proto && Family::of(talk.frontend.ip()) == Family::of(other.frontend.ip());
+    let found = (0..12).map(|_| talk(scene, dice)).find(alike);
+    found.map_or_else(|| other.clone(), |found| Talk { client: other.client, pod: other.pod, ..found })
 }
 
 fn port(dice: &mut Dice) -> u16 {
@@ -136,7 +140,11 @@ fn step(scene: &Scene, talks: &[Talk], opening: bool, i: usize, dice: &mut Dice)
     if opening {
         return Step::Ask(i % talks.len(), seed);
     }
-    let backend = |dice: &mut Dice| dice.pick(&scene.world.backends.keys().copied().collect::<Vec<_>>());
+    let backends = scene.backends_of(talks[talk].frontend, talks[talk].proto);
+    if backends.is_empty() {
+        return Step::Ask(talk, seed);
+    }
+    let backend = dice.pick(backends);
     match dice.below(100) {
         0..40 => Step::Ask(talk, seed),
         40..62 => Step::Reply(talk, seed),
@@ -146,9 +154,9 @@ fn step(scene: &Scene, talks: &[Talk], opening: bool, i: usize, dice: &mut Dice)
         77..81 => Step::ErrorToBackend(talk, seed),
         81..91 => Step::Damaged(talk, seed),
         91..92 => Step::Foreign(talk, seed),
-        92..95 => Step::Wait(dice.pick(&WAITS)),
-        95..97 => Step::Kill(backend(dice)),
-        97..99 => Step::Revive(backend(dice)),
+        92..94 => Step::Wait(dice.pick(&WAITS)),
+        94..96 => Step::Kill(backend),
+        96..99 => Step::Revive(backend),
         _ => Step::Addressed(dice.percent(50)),
     }
 }
