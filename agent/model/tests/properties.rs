@@ -207,7 +207,7 @@ fn the_world_is_varied() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let (mut verdicts, mut problems, mut kinds) = (HashSet::new(), HashSet::new(), HashSet::new());
-    for _ in 0..400 {
+    for _ in 0..1000 {
         let config = world::config().new_tree(&mut runner).unwrap().current();
         let mut model = Model::new(config);
         for event in world::events(40).new_tree(&mut runner).unwrap().current() {

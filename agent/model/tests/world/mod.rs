@@ -116,7 +116,7 @@ const ADDRESSES: &[&str] = &[
 const ENDPOINTS: &[&str] =
     &["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "fd00:1::1", "fd00:1::2", "127.0.0.1", "169.254.0.1", "x"];
 const ZONES: &[&str] = &["east", "west"];
-const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP", "", "ICMP"];
+const PROTOCOLS: &[&str] = &["TCP", "UDP", "", "ICMP"];
 const PORTS: &[i32] = &[80, 443, 30080, 30081, 31000, 0, -1, 70000];
 const POLICIES: &[&str] = &["Cluster", "Local", ""];
 
@@ -144,7 +144,7 @@ fn metadata(names: &'static [&'static str]) -> impl Strategy<Value = ObjectMeta>
 }
 
 fn service_port() -> impl Strategy<Value = ServicePort> {
-    (text(&["a", "b", ""]), text(PROTOCOLS), number(PORTS), prop_oneof![Just(0), number(PORTS)]).prop_map(
+    (text(&["a", "b"]), text(PROTOCOLS), number(PORTS), prop_oneof![Just(0), number(PORTS)]).prop_map(
         |(name, protocol, port, node_port)| ServicePort { name, protocol, port, node_port, ..ServicePort::default() },
     )
 }
@@ -208,11 +208,16 @@ fn service() -> impl Strategy<Value = Service> {
 }
 
 fn hints() -> impl Strategy<Value = Option<EndpointHints>> {
-    let targets =
-        |of: &'static [&'static str]| vec(select(of).prop_map(|name| HintTarget { name: name.to_owned() }), 0..3);
-    let hints =
-        (targets(ZONES), targets(&NODES)).prop_map(|(for_zones, for_nodes)| EndpointHints { for_zones, for_nodes });
-    option::weighted(0.8, hints)
+    let targets = |of: &'static [&'static str], least: usize| {
+        vec(select(of).prop_map(|name| HintTarget { name: name.to_owned() }), least..3)
+    };
+    // Mostly as controllers write them: for zones, and then perhaps for nodes, on every endpoint.
+    prop_oneof![
+        5 => targets(ZONES, 1).prop_map(|for_zones| Some(EndpointHints { for_zones, for_nodes: vec![] })),
+        5 => (targets(ZONES, 1), targets(&NODES, 1))
+            .prop_map(|(for_zones, for_nodes)| Some(EndpointHints { for_zones, for_nodes })),
+        1 => Just(None),
+    ]
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
@@ -230,7 +235,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 }
 
 fn slice() -> impl Strategy<Value = EndpointSlice> {
-    let port = (option::of(text(&["a", "b", ""])), option::of(text(PROTOCOLS)), option::weighted(0.9, number(PORTS)));
+    let port = (option::of(text(&["a", "b"])), option::of(text(PROTOCOLS)), option::weighted(0.9, number(PORTS)));
     let port = port.prop_map(|(name, protocol, port)| EndpointPort { name, protocol, port, app_protocol: None });
     let owner = option::weighted(0.9, text(&["a", "b", "c", ""]));
     let family = text(&["IPv4", "IPv6", "IPv4", "FQDN", "IPX"]);
@@ -250,7 +255,7 @@ fn node() -> impl Strategy<Value = Node> {
         text(&["192.168.1.1", "192.168.1.2", "2001:db8::1", "10.96.0.1", "127.0.0.1", "name"]),
     );
     let address = address.prop_map(|(kind, address)| NodeAddress { kind, address });
-    let zone = option::of(text(ZONES));
+    let zone = option::of(select(ZONES).prop_map(str::to_owned));
     (select(&NODES[..3]), zone, vec(address, 0..4)).prop_map(|(name, zone, addresses)| {
         let labels = zone.map(|zone| ("topology.kubernetes.io/zone".to_owned(), zone)).into_iter().collect();
         let metadata = ObjectMeta { name: name.to_owned(), labels, ..ObjectMeta::default() };
