@@ -5,16 +5,17 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::manifests::Service;
 use culvert_tests::matrix::PORT;
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::eventually;
-use culvert_tests::shell::sh;
+use culvert_tests::shell::{run, sh, split};
 use culvert_tests::stage::{Scenery, Stage, answered, everywhere};
-use culvert_tests::topology::{PodLinks, cluster_ip, external_ip};
-use culvert_tests::traffic::{Ask, Server};
-use serde_json::Value;
+use culvert_tests::topology::{Lab, PodLinks, cluster_ip, external_ip};
+use culvert_tests::traffic::{Ask, Outcome, Protocol, Server};
+use nix::net::if_::if_nametoindex;
 
 /// A Service with one backend on each node, and agents in the mode in which every hook is on the way.
 fn stage() -> Result<Stage> {
@@ -77,29 +78,38 @@ fn a_broken_file_keeps_its_last_good_state() -> Result<()> {
     Ok(())
 }
 
-/// The ids of the tcx links in a node's namespace, on links whose name passes.
-fn tcx_links(node: &Place, device: impl Fn(&str) -> bool) -> Result<Vec<u64>> {
-    let links: Value = serde_json::from_str(&node.sh("bpftool --json link show")?)?;
-    let links = links.as_array().cloned().unwrap_or_default();
-    let here = |link: &Value| link["type"] == "tcx" && link["devname"].as_str().is_some_and(&device);
-    Ok(links.iter().filter(|link| here(link)).filter_map(|link| link["id"].as_u64()).collect())
+/// How many tcx programs hang at a link of a place.
+fn tcx_programs(place: &Place, device: &str) -> Result<usize> {
+    place.run(|| {
+        let count = |hook| SchedClassifier::query_tcx(device, hook).map(|(_, programs)| programs.len());
+        // Kernels before 6.6 have none.
+        Ok(count(TcAttachType::Ingress).unwrap_or(0) + count(TcAttachType::Egress).unwrap_or(0))
+    })
+}
+
+/// Takes our programs off a link, as somebody might who thinks that they are in the way.
+fn unhook(stage: &Stage, device: &str) -> Result<()> {
+    let node = &stage.cluster.lab.nodes[0];
+    if tcx_programs(&node.host, device)? == 0 {
+        return node.host.sh(&format!("tc qdisc delete dev {device} clsact")).map(drop);
+    }
+    let index = node.host.run(|| Ok(if_nametoindex(device)?))?;
+    for direction in ["ingress", "egress"] {
+        let pins = sh(&format!("find {} -name {direction}_{index}", node.bpffs.display()))?;
+        let pin = pins.lines().next().with_context(|| format!("{device}: no pin of {direction}"))?;
+        sh(&format!("bpftool link detach pinned {pin}"))?;
+    }
+    Ok(())
 }
 
 #[test]
 fn a_hook_that_somebody_removes_is_back_within_a_second() -> Result<()> {
     let stage = stage()?;
     works(&stage)?;
-    let (n1, client, p) = (&stage.cast.n1, &stage.cluster.lab.client, &stage.cast.p);
+    let (client, p) = (&stage.cluster.lab.client, &stage.cast.p);
     for (device, from, to) in [("eth0", client, external_ip(Family::V4, 101)), ("veth-p", p, cluster_ip(Family::V4, 1))]
     {
-        let links = tcx_links(n1, |name| name == device)?;
-        if links.is_empty() {
-            // Before 6.6: clsact.
-            n1.sh(&format!("tc qdisc delete dev {device} clsact"))?;
-        }
-        for id in links {
-            n1.sh(&format!("bpftool link detach id {id}"))?;
-        }
+        unhook(&stage, device)?;
         let start = Instant::now();
         ensure!(!answers(from, to)?, "{device}: it answers without our hooks");
         eventually(&format!("{device} is hooked again"), Duration::from_secs(1), || {
@@ -111,49 +121,60 @@ fn a_hook_that_somebody_removes_is_back_within_a_second() -> Result<()> {
     Ok(())
 }
 
+/// A port that another project drops.
+const FORBIDDEN: u16 = 9999;
+
+/// Another project's classifier at both hooks of a link: it drops datagrams to [`FORBIDDEN`] and lets all else pass.
+fn foreign_classifier(node: &Place, device: &str) -> Result<()> {
+    let program = sh(&format!("tcpdump -ddd -y EN10MB udp dst port {FORBIDDEN}"))?;
+    // The program says how much of a packet to keep. As a classifier with direct action it says 2, which is drop, and 0, pass.
+    let whole =
+        program.lines().filter_map(|line| line.strip_prefix("6 0 0 ")).find(|keep| *keep != "0").context("no match")?;
+    let bytecode = program.trim().replace(&format!("6 0 0 {whole}"), "6 0 0 2").replace('\n', ",");
+    node.sh(&format!("tc qdisc add dev {device} clsact"))?;
+    for direction in ["ingress", "egress"] {
+        let add = format!("tc filter add dev {device} {direction} protocol all pref 7 bpf da bytecode");
+        let mut command = split(&add);
+        command.arg(&bytecode);
+        node.run(|| run(&mut command))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn foreign_programs_stay_where_they_are() -> Result<()> {
+    let devices = ["eth0", "veth-a", "veth-p"];
     let scenery = Scenery::new(PodLinks::Routed)?;
-    let n1 = scenery.cast.n1.clone();
-    // Another project's classifiers: one that counts everything, one that drops a port.
-    for device in ["eth0", "veth-a", "veth-p"] {
-        n1.sh(&format!("tc qdisc add dev {device} clsact"))?;
-        for direction in ["ingress", "egress"] {
-            n1.sh(&format!("tc filter add dev {device} {direction} protocol all pref 7 matchall action pass"))?;
-            n1.sh(&format!(
-                "tc filter add dev {device} {direction} protocol ip pref 5 flower ip_proto udp dst_port 9999 action drop"
-            ))?;
-        }
-    }
-    let filters = |direction: &str| -> Result<String> {
-        ["eth0", "veth-a", "veth-p"]
-            .iter()
-            .map(|device| n1.sh(&format!("tc filter show dev {device} {direction}")))
-            .collect()
+    let (n1, a) = (scenery.cast.n1.clone(), scenery.cast.a.clone());
+    devices.iter().try_for_each(|device| foreign_classifier(&n1, device))?;
+    let filters = || -> Result<usize> {
+        let show = |device: &&str| {
+            ["ingress", "egress"].map(|hook| n1.sh(&format!("tc filter show dev {device} {hook} pref 7")))
+        };
+        let shown = devices.iter().flat_map(show).collect::<Result<Vec<_>>>()?;
+        Ok(shown.iter().filter(|text| text.contains("bytecode")).count())
     };
-    let foreign = |text: &str| text.matches("matchall").count().min(6) + text.matches("dst_port 9999").count();
-    let before = [filters("ingress")?, filters("egress")?].map(|text| foreign(&text));
-    ensure!(before.iter().all(|&count| count > 0));
-
-    let service = web(&scenery.cast.a, &scenery.cast.c).port("UDP", 9999, 8080);
+    let forbidden = Server::start(&a, &[(Protocol::Udp, FORBIDDEN)])?;
+    let service = web(&a, &scenery.cast.c);
     let mut stage = scenery.start(&Options::new(SocketMode::Host)?, [&service])?;
-    works(&stage)?;
-    let same = || -> Result<()> {
-        let now = [filters("ingress")?, filters("egress")?].map(|text| foreign(&text));
-        ensure!(now == before, "{now:?} instead of {before:?}");
+    let theirs = |stage: &Stage, when: &str| -> Result<()> {
+        ensure!(filters()? == 2 * devices.len(), "{when}: filters are gone");
+        let ask = Ask::udp(a.socket(Family::V4, FORBIDDEN)).patience(Duration::from_millis(300));
+        let outcome = stage.cluster.lab.client.ask(&ask)?;
+        ensure!(outcome == Outcome::Silence, "{when}: the forbidden port: {outcome}");
         Ok(())
     };
-    same()?;
-    let counted = n1.sh("tc -s filter show dev veth-a egress")?;
-    ensure!(counted.contains("matchall"), "{counted}");
+    let both = |stage: &Stage, when: &str| works(stage).context(when.to_owned()).and_then(|()| theirs(stage, when));
+    both(&stage, "at first")?;
     stage.cluster.agents[0].kill()?;
     stage.cluster.agents[0].restart(None)?;
     stage.cluster.settle()?;
-    works(&stage)?;
-    same()?;
+    both(&stage, "after a restart")?;
     stage.cluster.agents[0].terminate()?;
     stage.cluster.agents[0].cleanup()?;
-    same()
+    theirs(&stage, "after cleanup")?;
+    drop(forbidden);
+    Ok(())
 }
 
 #[test]
@@ -179,34 +200,40 @@ fn a_second_agent_waits_for_the_first() -> Result<()> {
     Ok(())
 }
 
-/// What the machine shows of programs in a node's namespace, cgroup and bpffs.
-fn traces(stage: &Stage) -> Result<[String; 3]> {
-    let node = &stage.cluster.lab.nodes[0];
-    let hooks: Value = serde_json::from_str(&node.host.sh("bpftool --json net show")?)?;
-    let hooks = hooks.get(0).and_then(|net| net.get("tc")).map(Value::to_string).unwrap_or_default();
-    let cgroup = sh(&format!("bpftool --json cgroup show {}", node.host.cgroup().display()))?;
-    let pins = sh(&format!("find {} -mindepth 1", node.bpffs.display()))?;
-    let links = tcx_links(&node.host, |_| true)?;
-    Ok([format!("{hooks} {links:?}"), cgroup.trim().to_owned(), pins])
+/// What the machine shows of programs at the links of n1, in its cgroup and in its bpffs.
+fn traces(lab: &Lab) -> Result<Vec<String>> {
+    let node = &lab.nodes[0];
+    let mut traces = Vec::new();
+    for device in ["eth0", "veth-a", "veth-p"] {
+        traces.push(format!("{device}: {} tcx programs", tcx_programs(&node.host, device)?));
+        traces.push(format!("{device}: {}", node.host.sh(&format!("tc qdisc show dev {device}"))?));
+    }
+    traces.push(sh(&format!("bpftool cgroup show {}", node.host.cgroup().display()))?);
+    let mut pins: Vec<_> =
+        sh(&format!("find {} -mindepth 1", node.bpffs.display()))?.lines().map(str::to_owned).collect();
+    pins.sort();
+    traces.extend(pins);
+    Ok(traces)
 }
 
 #[test]
 fn cleanup_leaves_no_trace() -> Result<()> {
-    let mut stage = stage()?;
-    works(&stage)?;
-    let full = traces(&stage)?;
-    ensure!(full[1] != "[]" && !full[2].is_empty(), "this test does not see what is there: {full:?}");
-    for ended in ["terminated", "killed"] {
-        match ended {
-            "terminated" => drop(stage.cluster.agents[0].terminate()?),
-            _ => stage.cluster.agents[0].kill()?,
-        }
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    let empty = traces(&scenery.lab)?;
+    let service = web(&scenery.cast.a, &scenery.cast.c);
+    let mut stage = scenery.start(&Options::new(SocketMode::Host)?, [&service])?;
+    for end in [|agent: &mut Agent| agent.terminate().map(drop), |agent: &mut Agent| agent.kill()] {
+        works(&stage)?;
+        let full = traces(&stage.cluster.lab)?;
+        ensure!(full.len() > empty.len() + 30, "this test does not see what is there: {full:?}");
+        end(&mut stage.cluster.agents[0])?;
         // Nothing is detached when an agent ends.
         works(&stage)?;
+        let left = traces(&stage.cluster.lab)?;
+        ensure!(left == full, "{left:#?} instead of {full:#?}");
         stage.cluster.agents[0].cleanup()?;
-        let left = traces(&stage)?;
-        let expected = ["[] []", "[]", ""].map(str::to_owned);
-        ensure!(left == expected, "{ended}: {left:?}");
+        let left = traces(&stage.cluster.lab)?;
+        ensure!(left == empty, "{left:#?} instead of {empty:#?}");
         ensure!(!answers(&stage.cast.p, cluster_ip(Family::V4, 1))?);
         // And again from nothing.
         stage.cluster.agents[0].restart(None)?;

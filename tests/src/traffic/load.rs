@@ -25,9 +25,9 @@ const TICK: Duration = Duration::from_millis(2);
 /// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Requests a second that tests of survival send: 5,000, or `$CULVERT_LOAD` (an emulated machine cannot do as much).
+/// Requests a second that tests of survival send: 5,200, or `$CULVERT_LOAD` (an emulated machine cannot do as much).
 pub fn full_rate() -> u32 {
-    std::env::var("CULVERT_LOAD").ok().and_then(|rate| rate.parse().ok()).unwrap_or(5_000)
+    std::env::var("CULVERT_LOAD").ok().and_then(|rate| rate.parse().ok()).unwrap_or(5_200)
 }
 
 /// Three kinds of traffic to one target at the same time.
