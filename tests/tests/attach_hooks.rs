@@ -190,6 +190,22 @@ fn hooks_of_links_that_went_while_no_agent_ran_are_pruned() -> Result<()> {
 }
 
 #[test]
+fn another_method_leaves_no_hooks_of_the_first() -> Result<()> {
+    let node = Node::new()?;
+    node.host.block_on(async || {
+        for method in [Method::Tcx, Method::Clsact, Method::Tcx] {
+            let mut plane = Dataplane::open(node.options(method))?;
+            plane.node_addresses.send_replace(node_addresses());
+            beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
+            for (other, wanted) in [(Method::Tcx, method == Method::Tcx), (Method::Clsact, method == Method::Clsact)] {
+                ensure!(hooked("up0", other)? == wanted, "{other:?} with {method:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn foreign_filters_and_their_qdisc_stay() -> Result<()> {
     let node = Node::new()?;
     node.host.block_on(async || {

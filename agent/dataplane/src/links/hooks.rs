@@ -18,7 +18,7 @@ use crate::{
     kernel::KernelStore,
     netlink::Netlink,
     object::Object,
-    pins::{Pins, names, unpin},
+    pins::{Pins, unpin},
     store::{Map, Store},
     sys::{self, Anchor, Attached, Link, Target},
 };
@@ -38,6 +38,8 @@ pub struct Hooks {
     pins: Pins,
     netlink: Netlink,
     method: Method,
+    /// With tcx: filters of an earlier agent were looked for.
+    no_filters: bool,
     held: BTreeMap<(Direction, u32), Held>,
 }
 
@@ -63,7 +65,7 @@ impl Hooks {
     /// No hooks yet.
     pub fn new(pins: Pins, method: Method) -> Result<Self, Error> {
         let netlink = Netlink::route().map_err(Error::netlink("socket"))?;
-        Ok(Self { pins, netlink, method, held: BTreeMap::new() })
+        Ok(Self { pins, netlink, method, no_filters: false, held: BTreeMap::new() })
     }
 
     /// What hooks there are is done with this.
@@ -216,7 +218,8 @@ impl Hooks {
     /// Removes what an earlier agent left of links that are not wanted: pins, rows, filters.
     fn prune(&mut self, store: &mut KernelStore, wanted: &BTreeMap<u32, Wanted>) -> Result<(), Error> {
         for (direction, index) in self.pins.hooks()? {
-            if self.held.contains_key(&(direction, index)) {
+            // A pin of a hook that is a filter now is left from a time with tcx.
+            if self.held.get(&(direction, index)).is_some_and(|held| held.link.is_some()) {
                 continue;
             }
             let path = self.pins.hook(direction, index);
@@ -228,19 +231,21 @@ impl Hooks {
         for index in rows(store)?.into_keys().filter(|index| !wanted.contains_key(index)) {
             self.remove(store, index)?;
         }
-        if self.method == Method::Tcx {
-            // An earlier agent on this machine may have had no tcx.
-            for index in names(&self.pins.qdiscs())?.iter().filter_map(|name| name.parse().ok()) {
-                clsact::detach(&self.netlink, &self.pins, index)?;
+        if self.method == Method::Tcx && !std::mem::replace(&mut self.no_filters, true) {
+            // An earlier agent may have had no tcx.
+            for index in wanted.keys() {
+                clsact::detach(&self.netlink, &self.pins, *index)?;
             }
         }
         Ok(())
     }
 
-    /// Whether every hook is still there.
+    /// Whether every hook is still there, and pinned.
     pub fn intact(&self) -> bool {
-        self.held.iter().all(|((direction, index), held)| match &held.link {
-            Some(link) => is_at(link, *direction, *index) && self.pins.hook(*direction, *index).exists(),
+        // One listing instead of a look at each pin: this is asked each second.
+        let pinned: BTreeSet<_> = self.pins.hooks().unwrap_or_default().into_iter().collect();
+        self.held.iter().all(|(at @ (direction, index), held)| match &held.link {
+            Some(link) => pinned.contains(at) && is_at(link, *direction, *index),
             None => matches!(clsact::attached(&self.netlink, *index, *direction), Ok(Some(_))),
         })
     }
