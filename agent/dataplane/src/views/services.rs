@@ -79,7 +79,8 @@ impl<S: Store> Reconciler<S> {
 
     fn view(&self, family: Family, audience: Audience, row: culvert_abi::View) -> io::Result<View> {
         let table = Table::unpack(if row.table == 0 { 0 } else { self.store().table(row.table) });
-        let units = self.store().read_slab(table.base, 2 * usize::from(table.count))?;
+        let list = 2 * usize::from(table.count);
+        let units = if list == 0 { Vec::new() } else { self.store().read_slab(table.base, list)? };
         let mut backends = Vec::with_capacity(usize::from(table.count));
         for [low, high] in units.as_chunks::<2>().0 {
             let id = u32::from(*low) | u32::from(*high) << 16;
