@@ -12,6 +12,7 @@ pub mod defaults;
 mod fault;
 mod fields;
 mod folder;
+mod inotify;
 mod manifest;
 mod object;
 mod scan;

@@ -7,14 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-
 use crate::fault::Fault;
+use crate::inotify::{Event, Kind, Watcher};
 use crate::object::Change;
 use crate::scan::Scanner;
 use crate::validate::Rules;
@@ -62,8 +59,7 @@ pub fn watch(path: PathBuf, rules: Rules) -> std::io::Result<tokio::sync::mpsc::
 struct Task {
     path: PathBuf,
     scanner: Scanner,
-    events: Receiver<notify::Result<notify::Event>>,
-    watcher: Result<RecommendedWatcher, Fault>,
+    watcher: Result<Watcher, Fault>,
     pending: Pending,
     complete: bool,
     again: Option<Instant>,
@@ -82,28 +78,23 @@ struct Pending {
 }
 
 impl Pending {
-    /// Takes one event. Opening, reading and what happens beside the folder is nothing to us.
-    fn take(&mut self, folder: &Path, event: &notify::Event, now: Instant) {
-        let closed = match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(true),
-            EventKind::Access(_) => return,
-            EventKind::Modify(ModifyKind::Data(_)) => Some(false),
-            _ => None,
-        };
-        for path in event.paths.iter().filter(|path| path.as_path() == folder || path.parent() == Some(folder)) {
-            match closed {
-                Some(false) => {
-                    self.writing.entry(path.clone()).or_insert(now);
-                }
-                // Closed, or another file under this name: nobody writes this one.
-                Some(true) | None => {
-                    self.writing.remove(path);
-                }
-            }
-            self.touched.insert(path.clone());
-            let (begun, _) = self.burst.unwrap_or((now, now));
-            self.burst = Some((begun, now));
+    /// Takes one event. What happens beside the folder is nothing to us.
+    fn take(&mut self, folder: &Path, event: Event, now: Instant) {
+        if event.path != folder && event.path.parent() != Some(folder) {
+            return;
         }
+        match event.kind {
+            Kind::Written => {
+                self.writing.entry(event.path.clone()).or_insert(now);
+            }
+            // Another file under this name: nobody writes this one.
+            Kind::Closed | Kind::Other => {
+                self.writing.remove(&event.path);
+            }
+        }
+        self.touched.insert(event.path);
+        let (begun, _) = self.burst.unwrap_or((now, now));
+        self.burst = Some((begun, now));
     }
 
     /// When the burst counts as over.
@@ -122,10 +113,9 @@ impl Pending {
 
 impl Task {
     fn new(path: PathBuf, rules: Rules) -> Self {
-        let (sender, events) = mpsc::channel();
-        let watcher = notify::recommended_watcher(sender).map_err(|error| not_watched(&path, &error));
+        let watcher = Watcher::new().map_err(|error| not_watched(&path, &error));
         let scanner = Scanner::new(path.clone(), rules);
-        Self { path, scanner, events, watcher, pending: Pending::default(), complete: false, again: None, told: None }
+        Self { path, scanner, watcher, pending: Pending::default(), complete: false, again: None, told: None }
     }
 
     /// Waits for something to tell. The first call waits for nothing. `None` never comes while the process lives.
@@ -162,12 +152,22 @@ impl Task {
             if now >= due {
                 return Some(());
             }
-            match self.events.recv_timeout(due - now) {
-                Ok(Ok(event)) => self.pending.take(&self.path, &event, Instant::now()),
-                // The queue overran or a watch broke: look at everything.
-                Ok(Err(_)) | Err(RecvTimeoutError::Timeout) => return Some(()),
-                // No watcher could be made: the regular scan alone must do.
-                Err(RecvTimeoutError::Disconnected) => thread::sleep(due - now),
+            let Ok(watcher) = &self.watcher else {
+                // The regular scan alone must do.
+                thread::sleep(due - now);
+                continue;
+            };
+            let events = match watcher.wait(due - now) {
+                Ok(Some(events)) => events,
+                // The queue overran: look at everything.
+                Ok(None) => return Some(()),
+                Err(error) => {
+                    self.watcher = Err(not_watched(&self.path, &error));
+                    return Some(());
+                }
+            };
+            for event in events {
+                self.pending.take(&self.path, event, Instant::now());
             }
         }
     }
@@ -178,15 +178,11 @@ impl Task {
             Ok(watcher) => watcher,
             Err(fault) => return Some(fault.clone()),
         };
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            // Without it only the swap of the folder itself is seen late.
-            drop(watcher.watch(parent, RecursiveMode::NonRecursive));
-        }
-        watcher.watch(&self.path, RecursiveMode::NonRecursive).err().map(|error| not_watched(&self.path, &error))
+        watcher.follow(&self.path).err().map(|error| not_watched(&self.path, &error))
     }
 }
 
-fn not_watched(path: &Path, error: &notify::Error) -> Fault {
+fn not_watched(path: &Path, error: &std::io::Error) -> Fault {
     let message = format!("cannot be watched, and is read every {} s instead: {error}", RESCAN.as_secs());
     Fault::warning(message).in_file(path)
 }

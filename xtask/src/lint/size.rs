@@ -13,7 +13,7 @@ use crate::{
 const LIMIT: usize = 650;
 
 /// Longer files, each with the reason that a reader would accept.
-const LONGER: &[(&str, &str)] = &[];
+const LONGER: &[(&str, &str)] = &[("tests/tests/prog_run.rs", "stories of packets, each read by itself")];
 
 /// Counts the lines of every Rust source that git knows.
 pub fn check(job: &mut Job) -> Result<Verdict> {
