@@ -64,6 +64,14 @@ impl KernelStore {
         Ok(Self(Arc::new(Maps { by_name: maps, tables, table_count, slab: open("SLAB")? })))
     }
 
+    /// Maps units of the slab; the second value is the first one's place in the mapping.
+    fn slab(&self, base: u32, count: usize) -> io::Result<(Mapping, usize)> {
+        const UNIT: usize = size_of::<u16>();
+        let start = base as usize * UNIT;
+        let (mapping, start) = Mapping::part(&self.0.slab, start..start + count * UNIT)?;
+        Ok((mapping, start / UNIT))
+    }
+
     fn map(&self, name: Name) -> io::Result<&Map> {
         self.0.by_name.get(&name).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -135,20 +143,22 @@ impl Store for KernelStore {
     }
 
     fn write_slab(&mut self, base: u32, units: &[u16]) -> io::Result<()> {
-        let slab = Mapping::new(&self.0.slab)?;
-        let place = slab.units().get(base as usize..).and_then(|rest| rest.get(..units.len()));
-        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
-        for (unit, value) in place.iter().zip(units) {
+        if units.is_empty() {
+            return Ok(());
+        }
+        let (slab, start) = self.slab(base, units.len())?;
+        for (unit, value) in slab.units().iter().skip(start).zip(units) {
             unit.store(*value, Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn read_slab(&self, base: u32, count: usize) -> io::Result<Vec<u16>> {
-        let slab = Mapping::new(&self.0.slab)?;
-        let place = slab.units().get(base as usize..).and_then(|rest| rest.get(..count));
-        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(place.iter().map(|unit| unit.load(Ordering::Relaxed)).collect())
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let (slab, start) = self.slab(base, count)?;
+        Ok(slab.units().iter().skip(start).take(count).map(|unit| unit.load(Ordering::Relaxed)).collect())
     }
 
     fn slab_capacity(&self) -> u32 {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
     sync::atomic::{AtomicU16, AtomicU64},
@@ -11,7 +12,10 @@ use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 
 use super::Map;
 
-/// A mapping of a whole array. The programs read it while we write, so it is seen through atomics only.
+/// Parts begin and end at multiples of this, which is a multiple of every page size.
+const GRAIN: usize = 1 << 16;
+
+/// A mapping of an array or a part of it. The programs read it while we write, so it is seen through atomics only.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<libc::c_void>,
@@ -27,14 +31,32 @@ impl Mapping {
     /// Maps an array that was made with `BPF_F_MMAPABLE`; its values must be a multiple of 8 bytes long.
     pub fn new(map: &Map) -> io::Result<Self> {
         let shape = map.shape();
+        Self::map(map, 0, shape.value as usize * shape.rows as usize)
+    }
+
+    /// Maps the part of such an array that holds these bytes, and a little around it; the second value is where they begin
+    /// in the mapping. The kernel maps every page at once: a part costs what it holds, the whole what the array holds.
+    pub fn part(map: &Map, bytes: Range<usize>) -> io::Result<(Self, usize)> {
+        let shape = map.shape();
+        let length = shape.value as usize * shape.rows as usize;
+        if bytes.start >= bytes.end || bytes.end > length {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let start = bytes.start - bytes.start % GRAIN;
+        let end = bytes.end.next_multiple_of(GRAIN).min(length);
+        Ok((Self::map(map, start, end - start)?, bytes.start - start))
+    }
+
+    fn map(map: &Map, offset: usize, length: usize) -> io::Result<Self> {
+        let shape = map.shape();
         let array = shape.is(bpf_map_type::BPF_MAP_TYPE_ARRAY) && shape.flags & BPF_F_MMAPABLE != 0;
         if !array || !shape.value.is_multiple_of(8) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array that can be mapped"));
         }
-        let length = shape.value as usize * shape.rows as usize;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, map.as_fd().as_raw_fd(), 0) };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, map.as_fd().as_raw_fd(), offset) };
         match NonNull::new(base) {
             Some(base) if base.as_ptr() != libc::MAP_FAILED => Ok(Self { base, length }),
             _ => Err(io::Error::last_os_error()),
