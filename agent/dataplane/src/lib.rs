@@ -7,6 +7,7 @@
 //!
 //! Dataplane::open ─► pins, migrate ─► object (aya) ─► sockets, links: hooks ─► kernel: Store
 //! ```
+#![deny(unsafe_code)] // but in `sys`, the one module that talks to the kernel itself
 
 pub mod codec;
 pub mod conntrack;
