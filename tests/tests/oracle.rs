@@ -31,7 +31,7 @@ fn the_programs_do_what_the_oracle_says() -> Result<()> {
     println!("seed {seed:#x}, {packets} packets");
     let (begin, mut dice, mut scripts) = (Instant::now(), Dice::new(seed), 0);
     while player.packets < packets {
-        play(&mut player, &scene, dice.next())?;
+        play(&mut player, &scene, dice.number())?;
         scripts += 1;
         if scripts % AUDIT == 0 {
             player.audit().context("after some scripts")?;

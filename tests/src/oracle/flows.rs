@@ -126,7 +126,7 @@ impl Flow {
 /// All flows.
 #[derive(Debug, Default)]
 pub struct Flows {
-    flows: HashMap<FlowId, Flow>,
+    by_id: HashMap<FlowId, Flow>,
     origins: HashMap<Tuple, FlowId>,
     paths: HashMap<Tuple, FlowId>,
     backs: HashMap<Tuple, FlowId>,
@@ -140,7 +140,7 @@ impl Flows {
         self.next += 1;
         self.origins.insert(flow.origin(), id);
         self.paths.insert(flow.path(), id);
-        self.flows.insert(id, flow);
+        self.by_id.insert(id, flow);
         id
     }
 
@@ -161,17 +161,17 @@ impl Flows {
 
     /// A flow by its number.
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id)
+        self.by_id.get(&id)
     }
 
     /// Likewise, to be changed. Its end points stay.
     pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(&id)
+        self.by_id.get_mut(&id)
     }
 
     /// Gives a flow its source. Whatever had the source before has it no more.
     pub fn set_source(&mut self, id: FlowId, source: SocketAddr) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.by_id.get_mut(&id) else { return };
         flow.source = Some(source);
         if let Some(back) = flow.back() {
             self.backs.insert(back, id);
@@ -180,7 +180,7 @@ impl Flows {
 
     /// Removes a flow.
     pub fn remove(&mut self, id: FlowId) -> Option<Flow> {
-        let flow = self.flows.remove(&id)?;
+        let flow = self.by_id.remove(&id)?;
         self.origins.remove(&flow.origin());
         self.paths.remove(&flow.path());
         if let Some(back) = flow.back().filter(|back| self.by_back(back) == Some(id)) {
@@ -196,7 +196,7 @@ impl Flows {
 
     /// All of them, in the order of their beginning.
     pub fn all(&self) -> Vec<&Flow> {
-        let mut all: Vec<_> = self.flows.iter().collect();
+        let mut all: Vec<_> = self.by_id.iter().collect();
         all.sort_by_key(|(id, _)| **id);
         all.into_iter().map(|(_, flow)| flow).collect()
     }

@@ -30,15 +30,12 @@ impl Default for Ip {
 /// A frame with an IP packet, its checksum right.
 pub fn ip(src: IpAddr, dst: IpAddr, number: u8, ip: &Ip, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x02, 0, 0, 0, 0, 0x0b, 0x02, 0, 0, 0, 0, 0x0a];
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            frame.extend([0x08, 0x00]);
-            frame.extend(ipv4(src.octets(), dst.octets(), number, ip, payload.len()));
-        }
-        _ => {
-            frame.extend([0x86, 0xdd]);
-            frame.extend(ipv6(octets(src), octets(dst), number, ip, payload.len()));
-        }
+    if let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) {
+        frame.extend([0x08, 0x00]);
+        frame.extend(ipv4(src.octets(), dst.octets(), number, ip, payload.len()));
+    } else {
+        frame.extend([0x86, 0xdd]);
+        frame.extend(ipv6(octets(src), octets(dst), number, ip, payload.len()));
     }
     frame.extend(payload);
     frame
@@ -80,7 +77,7 @@ fn ipv6(src: Vec<u8>, dst: Vec<u8>, number: u8, ip: &Ip, payload: usize) -> Vec<
                 extensions.extend(ip.id.to_be_bytes());
             }
             AUTHENTICATION => {
-                extensions.extend([next, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7])
+                extensions.extend([next, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]);
             }
             // PadN; a routing header has type 0 and no segments left.
             _ => extensions.extend([next, 0, 1, 0, 0, 0, 0, 0]),
@@ -169,7 +166,7 @@ pub fn sctp(src: SocketAddr, dst: SocketAddr, chunk: u8, data: &[u8], checked: b
     bytes
 }
 
-/// An ICMP or ICMPv6 error that quotes a packet, its checksum right.
+/// An ICMP or `ICMPv6` error that quotes a packet, its checksum right.
 pub fn icmp(src: IpAddr, dst: IpAddr, kind: u8, code: u8, quote: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind, code, 0, 0, 0, 0, 0, 0];
     bytes.extend(quote);

@@ -228,10 +228,10 @@ impl Oracle {
         if meaning & (address::FRONTEND | address::REFUSE | address::LINGER) == 0 {
             return Decision::Leave;
         }
-        if let Some(id) = self.flows.by_origin(&tuple) {
-            if let Some(decision) = self.go_on(id, packet) {
-                return decision;
-            }
+        if let Some(id) = self.flows.by_origin(&tuple)
+            && let Some(decision) = self.go_on(id, packet)
+        {
+            return decision;
         }
         if matches!(packet.kind, Kind::Error { .. }) {
             return Decision::Leave;

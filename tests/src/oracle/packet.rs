@@ -20,6 +20,7 @@ pub struct Tuple {
 
 impl Tuple {
     /// The other direction.
+    #[must_use]
     pub fn turned(self) -> Self {
         Self { src: self.dst, dst: self.src, ..self }
     }

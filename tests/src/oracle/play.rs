@@ -357,7 +357,7 @@ fn whole(from: SocketAddr, to: SocketAddr, proto: u8, dice: &mut Dice) -> Vec<u8
 }
 
 fn header(v4: bool, dice: &mut Dice) -> Ip {
-    let mut ip = Ip { ttl: 1 + dice.below(255) as u8, id: dice.next() as u32, ..Ip::default() };
+    let mut ip = Ip { ttl: 1 + dice.below(255) as u8, id: dice.number() as u32, ..Ip::default() };
     if dice.percent(10) {
         let count = dice.below(if v4 { 11 } else { 8 });
         ip.extras = (0..count).map(|_| dice.pick(&[0, 43, 51, 60])).collect();
@@ -367,13 +367,13 @@ fn header(v4: bool, dice: &mut Dice) -> Ip {
 
 fn segment(from: SocketAddr, to: SocketAddr, proto: u8, dice: &mut Dice) -> Vec<u8> {
     let length = if dice.percent(10) { dice.below(1_200) } else { dice.below(40) };
-    let data: Vec<u8> = (0..length).map(|_| dice.next() as u8).collect();
+    let data: Vec<u8> = (0..length).map(|_| dice.number() as u8).collect();
     match proto {
         proto::TCP => {
             const SYN: u8 = 0x02;
             const FLAGS: [u8; 12] = [SYN, SYN, 0x10, 0x10, 0x18, 0x18, 0x18, 0x12, 0x11, 0x04, 0x14, 0x01];
-            let flags = if dice.percent(5) { dice.next() as u8 } else { dice.pick(&FLAGS) };
-            let (seq, ack) = (dice.next() as u32, dice.next() as u32);
+            let flags = if dice.percent(5) { dice.number() as u8 } else { dice.pick(&FLAGS) };
+            let (seq, ack) = (dice.number() as u32, dice.number() as u32);
             let options = if dice.percent(20) { dice.below(11) as u8 } else { 0 };
             frame::tcp(from, to, &Tcp { flags, seq, ack, window: 512, options, data })
         }
@@ -440,7 +440,7 @@ fn damage(mut frame: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
         }
         3 => {
             let at = ETHERNET + dice.below(8);
-            frame[at] = dice.next() as u8;
+            frame[at] = dice.number() as u8;
         }
         4 => {
             let number = dice.pick(&[0, 1, 2, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 136]);

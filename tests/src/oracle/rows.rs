@@ -140,7 +140,7 @@ fn plant<const W: usize>(kernel: &mut Kernel, flow: &Flow) -> Result<()> {
 /// The tick of now.
 fn now() -> Result<u32> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(((now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) >> TICK_SHIFT) as u32)
+    Ok(((now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()) >> TICK_SHIFT) as u32)
 }
 
 fn affinity_key((client, service): &Client) -> Result<AffinityKey> {

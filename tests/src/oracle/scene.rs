@@ -8,7 +8,7 @@ use super::Ports;
 use crate::place::Family;
 use crate::world::{Backend, Frontend, Link, Table, View, World};
 
-/// Where the packets are seen: the loopback of the namespace, which BPF_PROG_TEST_RUN takes.
+/// Where the packets are seen: the loopback of the namespace, which `BPF_PROG_TEST_RUN` takes.
 pub const LINK: u32 = 1;
 
 /// Few enough source ports to run out of.
@@ -27,7 +27,7 @@ pub struct Scene {
     pub backends: [Vec<SocketAddr>; 2],
 }
 
-/// An address of a group: 10.G.0.N or fd00:G::N.
+/// An address of a group: `10.G.0.N` or `fd00:G::N`.
 fn ip(family: Family, group: u8, n: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, group, 0, n).into(),

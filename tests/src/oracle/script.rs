@@ -136,7 +136,7 @@ fn port(dice: &mut Dice) -> u16 {
 }
 
 fn step(scene: &Scene, talks: &[Talk], opening: bool, i: usize, dice: &mut Dice) -> Step {
-    let (talk, seed) = (dice.below(talks.len()), dice.next());
+    let (talk, seed) = (dice.below(talks.len()), dice.number());
     if opening {
         return Step::Ask(i % talks.len(), seed);
     }

@@ -112,7 +112,6 @@ impl Kernel {
 
     /// Changes one backend alone.
     pub fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
-        self.world.backends.insert(id, *backend);
         fn row<const W: usize>(backend: &Backend) -> Result<culvert_abi::Backend<W>> {
             Ok(culvert_abi::Backend {
                 addr: words(backend.at.ip())?,
@@ -122,6 +121,7 @@ impl Kernel {
                 service: backend.service,
             })
         }
+        self.world.backends.insert(id, *backend);
         match backend.at {
             SocketAddr::V4(_) => self.array("BACKENDS_V4")?.set(id, row::<V4>(backend)?, 0)?,
             SocketAddr::V6(_) => self.array("BACKENDS_V6")?.set(id, row::<V6>(backend)?, 0)?,
@@ -152,8 +152,8 @@ impl Kernel {
         }
         let (old4, old6) = by_family(old, |(at, _)| at.ip());
         let (new4, new6) = by_family(new, |(at, _)| at.ip());
-        replace(self.hash("FRONTENDS_V4")?, &old4, &new4, |name| key::<V4>(name), frontend_row)?;
-        replace(self.hash("FRONTENDS_V6")?, &old6, &new6, |name| key::<V6>(name), frontend_row)
+        replace(self.hash("FRONTENDS_V4")?, &old4, &new4, key::<V4>, frontend_row)?;
+        replace(self.hash("FRONTENDS_V6")?, &old6, &new6, key::<V6>, frontend_row)
     }
 
     fn write_addresses(&mut self, old: &BTreeMap<IpAddr, u32>, new: &BTreeMap<IpAddr, u32>) -> Result<()> {
@@ -212,9 +212,9 @@ impl Kernel {
             let mut map: LpmTrie<_, [u8; N], u32> = map.context("RANGES")?.try_into()?;
             let key = Key::new(prefix, data);
             if present {
-                map.insert(&key, 1, 0)?
+                map.insert(&key, 1, 0)?;
             } else {
-                map.remove(&key)?
+                map.remove(&key)?;
             }
             Ok(())
         }
