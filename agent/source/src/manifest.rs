@@ -223,4 +223,33 @@ mod tests {
     fn files() {
         check(include_str!("../cases/files.yaml"));
     }
+
+    /// Whatever becomes of a manifest's text, reading it ends with objects and faults, and both are told of their place.
+    mod mishaps {
+        use proptest::prelude::*;
+
+        use super::super::*;
+
+        const GOOD: &str = concat!(
+            include_str!("../../../deploy/examples/nodes.yaml"),
+            "---\n",
+            include_str!("../../../deploy/examples/web.yaml")
+        );
+
+        proptest! {
+            #[test]
+            fn any_text(text in "\\PC*") {
+                read(&text, &Rules::default());
+            }
+
+            #[test]
+            fn a_manifest_with_a_piece_replaced(at in 0..GOOD.len(), length in 0..40usize, piece in "[ -~\n]{0,12}") {
+                let end = (at + length).min(GOOD.len());
+                let text = format!("{}{piece}{}", &GOOD[..at], &GOOD[end..]);
+                for fault in read(&text, &Rules::default()).faults {
+                    prop_assert!(fault.line.is_some(), "{fault}");
+                }
+            }
+        }
+    }
 }
