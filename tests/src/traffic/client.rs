@@ -119,7 +119,7 @@ pub enum Outcome {
     Silence,
     /// `EHOSTUNREACH`, `ENETUNREACH` or `EACCES`.
     Unreachable,
-    /// A datagram from an address that was not asked.
+    /// A datagram from an address that was not asked, or `getpeername` of one.
     Stranger(SocketAddr),
     /// Another error, or an answer that is none.
     Other(String),
@@ -186,9 +186,13 @@ impl Session {
             return Ok(Ok(session));
         }
         let target = SockAddr::from(ask.disguised(ask.to));
-        Ok(match session.socket.connect_timeout(&target, ask.patience) {
-            Ok(()) => Ok(session),
-            Err(error) => Err(Outcome::from_error(&error)),
+        if let Err(error) = session.socket.connect_timeout(&target, ask.patience) {
+            return Ok(Err(Outcome::from_error(&error)));
+        }
+        // Whatever translates in between, a program must see the address that it asked for.
+        Ok(match session.peer() {
+            Ok(peer) if peer != ask.disguised(ask.to) => Err(Outcome::Stranger(peer)),
+            _ => Ok(session),
         })
     }
 
