@@ -69,7 +69,7 @@ fn rows_and_hooks_go_over_to_larger_maps_and_back() -> Result<()> {
     node.host.block_on(async || {
         let mut links = None;
         for limits in [small(), larger(), small()] {
-            let mut plane = Dataplane::open(Options { limits, ..node.options(Method::Tcx) })?;
+            let mut plane = Dataplane::open(Options { limits, ..node.options(Method::probe()) })?;
             ensure!(!next.exists(), "what was replaced is left");
             ensure!(plane.store.capacity(Map::FLOWS_V4) == limits.flows, "{}", plane.store.capacity(Map::FLOWS_V4));
             ensure!(plane.store.table_capacity() == limits.tables);
@@ -96,7 +96,7 @@ fn a_crash_at_any_step_is_put_right() -> Result<()> {
     let (maps, next) = (node.bpffs.join("culvert/v1/maps"), node.bpffs.join("culvert/v1/maps_next"));
     let open = |limits| {
         node.host.block_on(async || {
-            let mut plane = Dataplane::open(Options { limits, ..node.options(Method::Tcx) })?;
+            let mut plane = Dataplane::open(Options { limits, ..node.options(Method::probe()) })?;
             ensure!(!next.exists(), "what was replaced is left");
             plane.node_addresses.send_replace(node_addresses());
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;

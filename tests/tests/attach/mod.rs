@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)] // each test file uses a part of it
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,24 @@ use culvert_dataplane::links::task::{Hooked, Report};
 use culvert_tests::place::Place;
 use culvert_tests::scope::Scope;
 use tokio::sync::watch;
+
+/// The ways to hook that this kernel has.
+pub fn methods() -> &'static [Method] {
+    const ALL: [Method; 2] = [Method::Clsact, Method::Tcx];
+    match Method::probe() {
+        Method::Tcx => &ALL,
+        Method::Clsact => &ALL[..1],
+    }
+}
+
+/// Whether this kernel has tcx; says so if it has not, for a test that is about tcx alone.
+pub fn has_tcx() -> Result<bool> {
+    let has = Method::probe() == Method::Tcx;
+    if !has {
+        writeln!(std::io::stderr(), "not run, for this kernel has no tcx")?;
+    }
+    Ok(has)
+}
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
