@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -66,7 +67,7 @@ impl Process {
 
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit * slowness();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
@@ -105,10 +106,21 @@ impl Drop for Process {
     }
 }
 
+/// How many times slower this machine is than a real one: every limit of time is multiplied by it, every rate divided.
+pub fn slowness() -> u32 {
+    static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+        // QEMU names the processor that it emulates; with hardware support it shows the real one.
+        let emulated = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("QEMU TCG"));
+        if emulated { 10 } else { 1 }
+    });
+    *SLOWNESS
+}
+
 /// Calls `attempt` until it yields something or the time is over; the last error says what was missing.
 ///
 /// For states that offer no event to wait for. `what` is named in the error.
 pub fn eventually<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let limit = limit * slowness();
     let deadline = Instant::now() + limit;
     loop {
         let missing = match attempt() {

@@ -28,7 +28,7 @@ fn stage(mode: SocketMode) -> Result<Stage> {
 
 /// Does `work` to the agent of n1 under load from the client and from a pod of n1, half of the rate each.
 fn under_load(stage: &mut Stage, family: Family, work: impl FnOnce(&mut Agent) -> Result<()>) -> Result<[Report; 2]> {
-    let half = |to| Load { to, streams: 10, stream_rate: 1_500, connect_rate: 250, sockets: 6, datagram_rate: 750 };
+    let half = |to| Load::mixed(to, full_rate() / 2);
     let outside = half((external_ip(family, 101), PORT).into()).start(&stage.cluster.lab.client)?;
     let inside = half((cluster_ip(family, 1), PORT).into()).start(&stage.cast.p)?;
     std::thread::sleep(BREATH);

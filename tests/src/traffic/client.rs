@@ -10,6 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Answer, Protocol, request};
 use crate::place::Place;
+use crate::process::slowness;
 
 /// What a client is to do.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// A short request; an answer is waited for up to three seconds.
+    /// A short request; an answer is waited for up to three seconds, on a real machine.
     pub fn new(protocol: Protocol, to: impl Into<SocketAddr>) -> Self {
         Self {
             to: to.into(),
@@ -37,7 +38,7 @@ impl Ask {
             from: None,
             request: 0,
             answer: 0,
-            patience: Duration::from_secs(3),
+            patience: Duration::from_secs(3) * slowness(),
         }
     }
 
@@ -82,7 +83,7 @@ impl Ask {
     /// With another limit for the connection and for each answer.
     #[must_use]
     pub fn patience(mut self, limit: Duration) -> Self {
-        self.patience = limit;
+        self.patience = limit * slowness();
         self
     }
 

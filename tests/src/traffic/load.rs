@@ -19,15 +19,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::server::BUFFER;
 use super::{Answer, Outcome, request};
 use crate::place::Place;
+use crate::process::slowness;
 
 /// How often requests are sent: each tick sends what is due.
 const TICK: Duration = Duration::from_millis(2);
-/// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
-const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Requests a second that tests of survival send: 5,200, or `$CULVERT_LOAD` (an emulated machine cannot do as much).
+/// Requests a second that tests of survival send: more than 5,000 on a real machine.
 pub fn full_rate() -> u32 {
-    std::env::var("CULVERT_LOAD").ok().and_then(|rate| rate.parse().ok()).unwrap_or(5_200)
+    5_200 / slowness()
+}
+
+/// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
+fn patience() -> Duration {
+    Duration::from_secs(3) * slowness()
 }
 
 /// Three kinds of traffic to one target at the same time.
@@ -83,7 +87,7 @@ impl Load {
     ) -> Result<()> {
         let mut tasks = JoinSet::new();
         for index in 0..self.streams {
-            let stream = timeout(PATIENCE, TcpStream::connect(self.to)).await??;
+            let stream = timeout(patience(), TcpStream::connect(self.to)).await??;
             stream.set_nodelay(true)?;
             let pace = Pace::share(self.stream_rate, self.streams, index, stopped.clone());
             tasks.spawn(stream_load(stream, pace, ledger.clone()));
@@ -312,7 +316,7 @@ async fn stream_load(stream: TcpStream, mut pace: Pace, ledger: Ledger) {
     }
     drain(&times).await;
     close(writer).await;
-    let _ = timeout(PATIENCE, receiver).await;
+    let _ = timeout(patience(), receiver).await;
 }
 
 async fn close(mut writer: OwnedWriteHalf) {
@@ -342,7 +346,7 @@ async fn stream_answers(mut reader: BufReader<tokio::net::tcp::OwnedReadHalf>, t
 /// Waits until all requests are answered, or for as long as an answer may take.
 async fn drain(times: &Times) {
     let mut ticks = interval(TICK);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while open(times) > 0 && Instant::now() < deadline {
         ticks.tick().await;
     }
@@ -356,7 +360,7 @@ async fn connect_load(to: SocketAddr, mut pace: Pace, ledger: Ledger) {
             let ledger = ledger.clone();
             tasks.spawn(async move {
                 let start = Instant::now();
-                let outcome = timeout(PATIENCE, one_connection(to, seq)).await;
+                let outcome = timeout(patience(), one_connection(to, seq)).await;
                 ledger.note(|report| match outcome {
                     Ok(Ok(Some(answer))) if answer.seq == seq => {
                         report.connects.answer(&answer.server, start.elapsed());
