@@ -7,7 +7,7 @@ use culvert_abi::{
 
 use crate::{
     choose::{self, Spot},
-    clock, count,
+    clock, count, filter,
     flow::{Slot, closed, end, expired, find, insert, key_of},
     lookup::{self, Audience},
     outcome::Outcome,
@@ -142,6 +142,7 @@ fn open<const W: usize>(packet: &mut Packet<W>, view_flags: u8, pods: bool) -> O
             end(&row, proto, role::PATH);
         }
     }
+    filter::add(&new.backend);
     let mut written = shared || insert(path, new, established);
     new.packets = 1;
     new.bytes = packet.bytes as u64;

@@ -4,7 +4,7 @@
 use culvert_abi::{Link, Reason, V4, V6, address, flow, flow_hash, hook, role, verdict as view_verdict};
 
 use crate::{
-    clock, count,
+    clock, count, filter,
     flow::{self as rows, Row, Slot, find, holds_source, insert, mark},
     fragment,
     lookup::{self, Audience},
@@ -55,10 +55,14 @@ fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut 
     if parse(skb, L3, packet) != Parsed::Tuple {
         return Outcome::LEAVE;
     }
-    if let Some(row) = find(packet.key(role::PATH)) {
+    if filter::has(&packet.tuple.src)
+        && let Some(row) = find(packet.key(role::PATH))
+    {
         return reply(packet, &row);
     }
-    if let Some(row) = find(packet.turned(role::PATH)) {
+    if filter::has(&packet.tuple.dst)
+        && let Some(row) = find(packet.turned(role::PATH))
+    {
         return request(skb, packet, &row);
     }
     if HOOK == hook::NODE_EGRESS && skb.has_socket() { host(packet) } else { Outcome::LEAVE }

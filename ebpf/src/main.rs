@@ -20,6 +20,7 @@ mod clock;
 mod count;
 mod csum;
 mod egress;
+mod filter;
 mod flow;
 mod fragment;
 mod icmp;

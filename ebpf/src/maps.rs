@@ -93,6 +93,10 @@ pub static TABLES: Array<u64> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
 #[map]
 pub static SLAB: Array<[u16; PAGE_UNITS]> = Array::with_max_entries(1_024, BPF_F_MMAPABLE);
 
+/// A bit for each address that has been a flow's backend; see [`crate::filter`].
+#[map]
+pub static BACKEND_FILTER: Array<u64> = Array::with_max_entries(crate::filter::WORDS, 0);
+
 /// Session affinity.
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(16_384, 0);
