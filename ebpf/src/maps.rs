@@ -129,7 +129,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static SAMPLING: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Event>() % 8 == 0, "the ring buffer's records are aligned to 8");
+const _: () = assert!(size_of::<Event>().is_multiple_of(8), "the ring buffer's records are aligned to 8");
 
 /// Read-only data, set by the agent before the programs are loaded. The verifier knows the values and prunes.
 #[unsafe(no_mangle)]

@@ -1,6 +1,6 @@
 //! Connected sockets: what a socket asked for and got lies in its own storage, and is freed with it.
 //!
-//! A row may outlast its connection: a socket that is disconnected (connect to AF_UNSPEC) calls no hook. So a row counts
+//! A row may outlast its connection: a socket that is disconnected (connect to `AF_UNSPEC`) calls no hook. So a row counts
 //! only as long as the socket's peer, or the packet's destination, is the backend that it names.
 
 use aya_ebpf::{

@@ -57,7 +57,7 @@ impl<const W: usize> Datagrams<W> {
         let key = self.key(name::of_backend(chosen), datagram::RECEIVE);
         let wanted = value(self.name, chosen);
         // SAFETY: plain data, compared at once.
-        if unsafe { DATAGRAMS.get(&key) }.is_some_and(|row| row.addr == wanted.addr && row.port == wanted.port) {
+        if unsafe { DATAGRAMS.get(key) }.is_some_and(|row| row.addr == wanted.addr && row.port == wanted.port) {
             return;
         }
         write(&key, &wanted);
