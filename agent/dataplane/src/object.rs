@@ -37,7 +37,7 @@ pub const SOCKET_PROGRAMS: [&str; 8] =
 pub const FLOWS: [&str; 4] = ["FLOWS_NEW_V4", "FLOWS_NEW_V6", "FLOWS_V4", "FLOWS_V6"];
 
 /// The other maps that outlive a load of the object. All others are the programs' own scratch.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 21] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FRONTENDS_V4",
@@ -49,6 +49,7 @@ const PINNED: [&str; 20] = [
     "TABLES",
     "SLAB",
     "AFFINITY",
+    "BACKEND_FILTER",
     "FRAGMENTS_V4",
     "FRAGMENTS_V6",
     "LINKS",
