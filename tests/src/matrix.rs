@@ -109,6 +109,14 @@ impl<'a> Row<'a> {
     }
 }
 
+impl Row<'_> {
+    /// Whether a host asks for a frontend of its own node. Only its socket can be translated then, and the kernel
+    /// offers no hook in `connect` of SCTP: that is not served.
+    fn translated_at_the_socket(&self) -> bool {
+        matches!(self.from, "n1" | "n2") && self.frontend.strip_prefix("nodeport@").is_none_or(|node| node == self.from)
+    }
+}
+
 fn server(word: &str) -> Result<(&str, Vec<&str>)> {
     let (server, seen) = word.split_once(':').with_context(|| format!("{word}: not SERVER:SEEN"))?;
     Ok((server, seen.split('/').collect()))
@@ -123,6 +131,7 @@ pub fn check(lab: &Lab, places: &[&Place], n: u8, table: &str) -> Result<()> {
     for line in table.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let row = &Row::parse(line)?;
         let ways = Family::BOTH.into_iter().flat_map(|family| ways(family).into_iter().map(move |way| (family, way)));
+        let ways = ways.filter(|(_, way)| way.protocol != Protocol::Sctp || !row.translated_at_the_socket());
         // All ways at once: silence takes its time.
         std::thread::scope(|scope| {
             let check = |(family, way)| scope.spawn(move || (family, way, check_row(lab, places, n, row, family, way)));

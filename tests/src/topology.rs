@@ -386,7 +386,8 @@ pub fn has_uplink(uplink: Uplink) -> Result<bool> {
     let Some(kind) = uplink.kind() else { return Ok(true) };
     let scope = Scope::open()?;
     let netns = scope.netns("probe")?;
-    let base = if uplink == Uplink::Vlan { "link lo " } else { "" };
+    sh(&format!("ip -n {netns} link add base type veth peer name other"))?;
+    let base = if uplink == Uplink::Vlan { "link base " } else { "" };
     Ok(sh(&format!("ip -n {netns} link add {base}name probe type {kind}")).is_ok())
 }
 
