@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How much of a failed step's log is shown.
-const TAIL: usize = 60;
+const TAIL: usize = 100;
 
 /// One thing to check.
 pub struct Step {

@@ -48,24 +48,76 @@ impl Suite {
     pub fn run(self, job: &mut Job) -> Result<Verdict> {
         let kit = Kit::build(job)?;
         let environment = kit.environment()?;
-        let mut failed = Vec::new();
+        let mut failures = Failures::default();
         let mut any = false;
         for program in self.programs(&kit.artifacts) {
             any = true;
             let mut command = Command::new(&program.path);
             command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
             command.envs(environment.iter().map(|(name, value)| (name, value)));
-            if let Err(error) = job.run(command) {
-                job.note(&format!("{} of {}: {error:#}", program.name, program.package));
-                failed.push(program.name.as_str());
+            if self == Self::Namespaces {
+                // What a test measures must not depend on what another one does meanwhile.
+                command.args(["--test-threads", "1"]);
+            }
+            failures.begin(&program.name);
+            if let Err(error) = job.listen(command, |line| failures.take(line)) {
+                failures.end(&format!("{error:#}"));
             }
         }
-        if !failed.is_empty() {
-            bail!("failed: {}", failed.join(", "));
-        }
+        failures.tell(job)?;
         if !any {
             return Ok(Verdict::NotRun("there are no such tests".to_owned()));
         }
         Ok(Verdict::Passed)
+    }
+}
+
+/// What failed, told once more at the end, where one looks first.
+#[derive(Default)]
+pub struct Failures {
+    current: String,
+    /// What the program that runs says of its failures, so far.
+    said: Option<Vec<String>>,
+    failed: Vec<String>,
+    report: Vec<String>,
+}
+
+impl Failures {
+    /// A test program begins.
+    pub fn begin(&mut self, program: &str) {
+        program.clone_into(&mut self.current);
+        self.said = None;
+    }
+
+    /// Sees a line of its output, and takes none away.
+    pub fn take(&mut self, line: &str) -> bool {
+        if line == "failures:" && self.said.is_none() {
+            self.said = Some(Vec::new());
+        }
+        if let Some(said) = &mut self.said {
+            said.push(line.to_owned());
+        }
+        false
+    }
+
+    /// The program failed.
+    pub fn end(&mut self, how: &str) {
+        self.failed.push(std::mem::take(&mut self.current));
+        self.report.push(how.to_owned());
+        self.report.extend(self.said.take().into_iter().flatten());
+    }
+
+    /// Writes what failed to the end of the log.
+    ///
+    /// # Errors
+    /// If anything did.
+    pub fn tell(self, job: &mut Job) -> Result<()> {
+        for line in &self.report {
+            job.note(line);
+        }
+        if !self.failed.is_empty() {
+            bail!("failed: {}", self.failed.join(", "));
+        }
+        Ok(())
     }
 }

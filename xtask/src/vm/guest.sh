@@ -10,6 +10,8 @@ mount -t bpf bpf /sys/fs/bpf
 mount --bind "$MODULES" "/lib/modules/$(uname -r)"
 ip link set lo up
 hostname culvert-vm
+# A serial line has no size of its own.
+stty rows 50 cols 160
 cd "$WORKSPACE"
 
 echo "kernel $(uname -r)"
