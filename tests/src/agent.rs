@@ -15,7 +15,7 @@ use crate::shell;
 use crate::topology::{EXTERNAL, Lab};
 
 /// How long an agent may take to get ready, or to do what the manifests say, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// How long an agent may take to end when asked to.
 pub const END: Duration = Duration::from_secs(10);
 

@@ -228,11 +228,11 @@ impl Lab {
         match links {
             PodLinks::Routed => {
                 node.host.ip_batch(&format!(
-                    "addr add {gw4}/32 dev {host_end}\naddr add {gw6}/128 dev {host_end}\n\
+                    "addr add {gw4}/32 dev {host_end}\naddr add {gw6}/128 dev {host_end} nodad\n\
                      route add {v4}/32 dev {host_end} src {gw4}\nroute add {v6}/128 dev {host_end}\n"
                 ))?;
                 pod.ip_batch(&format!(
-                    "link set lo up\nlink set eth0 up\naddr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0\n\
+                    "link set lo up\nlink set eth0 up\naddr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\n\
                      route add {gw4}/32 dev eth0 scope link src {v4}\nroute add {gw6}/128 dev eth0\n\
                      route add default via {gw4} src {v4}\nroute add default via {gw6}\n"
                 ))?;
@@ -248,7 +248,7 @@ impl Lab {
                     sh(&format!("bridge link set dev {host_end} hairpin on")).map(drop)
                 })?;
                 pod.ip_batch(&format!(
-                    "link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0\n\
+                    "link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n\
                      route add default via {gw4}\nroute add default via {gw6}\n"
                 ))?;
             }
@@ -316,9 +316,9 @@ impl Lab {
         }
         self.fabric.ip_batch(&fabric)?;
         self.router.ip_batch(&format!(
-            "link set lo up\n{}addr add 198.51.100.1/24 dev {up}\naddr add 2001:db8:2::1/64 dev {up}\n\
+            "link set lo up\n{}addr add 198.51.100.1/24 dev {up}\naddr add 2001:db8:2::1/64 dev {up} nodad\n\
              link add eth1 type veth peer name eth0 netns {}\nlink set eth1 up\n\
-             addr add 192.0.2.1/24 dev eth1\naddr add 2001:db8:1::1/64 dev eth1\n\
+             addr add 192.0.2.1/24 dev eth1\naddr add 2001:db8:1::1/64 dev eth1 nodad\n\
              route add 10.96.0.0/16 via 198.51.100.11\nroute add fd00:96::/112 via 2001:db8:2::11\n\
              route add 203.0.113.0/24 via 198.51.100.11\nroute add 2001:db8:ee::/64 via 2001:db8:2::11\n\
              route add 10.244.1.0/24 via 198.51.100.11\nroute add fd00:244:1::/64 via 2001:db8:2::11\n\
@@ -327,8 +327,8 @@ impl Lab {
             self.client.netns()
         ))?;
         self.client.ip_batch(&format!(
-            "link set lo up\nlink set eth0 up\naddr add 192.0.2.10/24 dev eth0\naddr add 2001:db8:1::10/64 dev eth0\n\
-             addr add {}/24 dev eth0\naddr add {}/64 dev eth0 preferred_lft 0\n\
+            "link set lo up\nlink set eth0 up\naddr add 192.0.2.10/24 dev eth0\naddr add 2001:db8:1::10/64 dev eth0 nodad\n\
+             addr add {}/24 dev eth0\naddr add {}/64 dev eth0 preferred_lft 0 nodad\n\
              route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n",
             Self::CLIENT_2.0,
             Self::CLIENT_2.1
@@ -336,7 +336,7 @@ impl Lab {
         for (node, other) in [(&self.nodes[0], &self.nodes[1]), (&self.nodes[1], &self.nodes[0])] {
             let (n, o) = (node.number, other.number);
             let mut lines = format!(
-                "link set lo up\n{}addr add {}/24 dev {up}\naddr add {}/64 dev {up}\n\
+                "link set lo up\n{}addr add {}/24 dev {up}\naddr add {}/64 dev {up} nodad\n\
                  route add default via 198.51.100.1\nroute add default via 2001:db8:2::1\n\
                  route add 10.244.{o}.0/24 via {}\nroute add fd00:244:{o}::/64 via {}\n",
                 self.uplink.setup(),
@@ -349,7 +349,7 @@ impl Lab {
                 write!(
                     lines,
                     "link add cni0 type bridge forward_delay 0 mcast_snooping 0\nlink set cni0 up\n\
-                     addr add 10.244.{n}.1/24 dev cni0\naddr add fd00:244:{n}::1/64 dev cni0\n"
+                     addr add 10.244.{n}.1/24 dev cni0\naddr add fd00:244:{n}::1/64 dev cni0 nodad\n"
                 )?;
             }
             node.host.ip_batch(&lines)?;
@@ -372,7 +372,7 @@ impl Lab {
             };
             node.host.ip_batch(&format!(
                 "link add over0 type {kind}\nlink set over0 up\n\
-                 addr add 10.250.0.{n}/24 dev over0\naddr add fd00:250::{n}/64 dev over0\n\
+                 addr add 10.250.0.{n}/24 dev over0\naddr add fd00:250::{n}/64 dev over0 nodad\n\
                  route replace 10.244.{o}.0/24 via 10.250.0.{o} dev over0 onlink\n\
                  route replace fd00:244:{o}::/64 via fd00:250::{o} dev over0 onlink\n"
             ))?;

@@ -21,7 +21,7 @@ fn links_are_told_apart_hooked_and_left_without_a_trace() -> Result<()> {
         node.host.block_on(async || {
             let mut plane = Dataplane::open(node.options(method))?;
             ensure!(plane.first_start, "there were pins");
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || {
                 let report = report(&mut plane.report, |report| report.links.len() == 3).await?;
                 let roles = ["up0", "pod0", "pod1"].map(|name| link(&report, name).map(|link| link.wanted.role));
@@ -65,7 +65,7 @@ fn hooks_outlive_the_agent_and_its_successor_takes_them_over() -> Result<()> {
                 ensure!(plane.first_start == (start == 0));
                 // Only the first knows the Node object; its successor goes by what it finds.
                 if start == 0 {
-                    plane.node_addresses.send_replace(node_addresses());
+                    plane.node_addresses.send_replace(Some(node_addresses()));
                 }
                 beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await
             })?;
@@ -88,7 +88,7 @@ fn a_removed_hook_is_back_within_a_second() -> Result<()> {
         let up0 = node.index("up0")?;
         node.host.block_on(async || {
             let mut plane = Dataplane::open(node.options(method))?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || {
                 report(&mut plane.report, |report| report.links.len() == 3).await?;
                 let removed = Instant::now();
@@ -122,7 +122,7 @@ fn a_removed_pin_is_back_and_its_hook_never_gone() -> Result<()> {
     let socket = node.bpffs.join("culvert/v1/links/connect4");
     node.host.block_on(async || {
         let mut plane = Dataplane::open(node.options(Method::Tcx))?;
-        plane.node_addresses.send_replace(node_addresses());
+        plane.node_addresses.send_replace(Some(node_addresses()));
         beside(plane.links, async || {
             let before = report(&mut plane.report, |report| report.links.len() == 3).await?;
             let removed = Instant::now();
@@ -146,7 +146,7 @@ fn links_come_and_go_and_move_into_bridges() -> Result<()> {
         let peer = node.scope.netns("late")?;
         node.host.block_on(async || {
             let mut plane = Dataplane::open(node.options(method))?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || {
                 report(&mut plane.report, |report| report.links.len() == 3).await?;
                 sh(&format!("ip link add late0 type veth peer name eth0 netns {peer}"))?;
@@ -186,7 +186,7 @@ fn hooks_of_links_that_went_while_no_agent_ran_are_pruned() -> Result<()> {
     for links in [3, 2] {
         node.host.block_on(async || {
             let mut plane = Dataplane::open(node.options(Method::Tcx))?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == links).await).await
         })?;
         ensure!(pin.exists() == (links == 3), "{links} links: {}", pin.display());
@@ -204,7 +204,7 @@ fn another_method_leaves_no_hooks_of_the_first() -> Result<()> {
     node.host.block_on(async || {
         for method in [Method::Tcx, Method::Clsact, Method::Tcx] {
             let mut plane = Dataplane::open(node.options(method))?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
             for (other, wanted) in [(Method::Tcx, method == Method::Tcx), (Method::Clsact, method == Method::Clsact)] {
                 ensure!(hooked("up0", other)? == wanted, "{other:?} with {method:?}");
@@ -224,7 +224,7 @@ fn foreign_filters_and_their_qdisc_stay() -> Result<()> {
         run(Command::new("tc").args(filter).args(["1,6 0 0 0,", "flowid", "1:1"]))?;
         for &method in methods() {
             let mut plane = Dataplane::open(node.options(method))?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
             ensure!(hooked("up0", method)?, "{method:?}");
             ensure!(cleanup(&node.bpffs).is_err(), "an agent holds the lock");
@@ -248,7 +248,7 @@ fn foreign_programs_stay_on_the_side_of_the_stack() -> Result<()> {
     node.host.block_on(async || {
         let open = async |options: Options| {
             let mut plane = Dataplane::open(options)?;
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await
         };
         let theirs = open(foreign).await?;

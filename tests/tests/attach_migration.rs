@@ -77,7 +77,7 @@ fn rows_and_hooks_go_over_to_larger_maps_and_back() -> Result<()> {
                 None => fill(&mut plane.store)?,
                 Some(_) => check(&plane.store).with_context(|| format!("{limits:?}"))?,
             }
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             let seen = beside(plane.links, async || {
                 Ok(report(&mut plane.report, |report| report.links.len() == 3).await?.links.clone())
             });
@@ -98,7 +98,7 @@ fn a_crash_at_any_step_is_put_right() -> Result<()> {
         node.host.block_on(async || {
             let mut plane = Dataplane::open(Options { limits, ..node.options(Method::probe()) })?;
             ensure!(!next.exists(), "what was replaced is left");
-            plane.node_addresses.send_replace(node_addresses());
+            plane.node_addresses.send_replace(Some(node_addresses()));
             beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await?;
             Ok(plane.store)
         })

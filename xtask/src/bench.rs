@@ -24,7 +24,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Nanoseconds a packet, program by program; connect() with and without the socket programs; connections/s and
+    /// Nanoseconds a packet, program by program; `connect()` with and without the socket programs; connections/s and
     /// throughput through a `ClusterIP` and a `NodePort`
     Path,
 }

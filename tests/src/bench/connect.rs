@@ -77,7 +77,7 @@ fn udp(to: SocketAddr, calls: u32) -> Result<u64> {
     time(calls, || Ok(socket.connect(to)?))
 }
 
-/// Nanoseconds of one TCP connection. It is reset, not closed, or the ports would all be in TIME_WAIT soon.
+/// Nanoseconds of one TCP connection. It is reset, not closed, or the ports would all wait for their time soon.
 fn tcp(to: SocketAddr, calls: u32) -> Result<u64> {
     time(calls, || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;

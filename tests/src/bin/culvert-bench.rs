@@ -4,15 +4,14 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use culvert_tests::bench::{
-    connect,
+    connect, connections,
     path::{self, Effort},
 };
 
 fn main() -> Result<()> {
-    if std::env::var_os("SKIPP").is_none() {
-        packets()?;
-    }
-    connects()
+    packets()?;
+    connects()?;
+    rates()
 }
 
 /// Nanoseconds a packet.
@@ -46,6 +45,27 @@ fn connects() -> Result<()> {
     ))
 }
 
+/// Connections a second and throughput.
+fn rates() -> Result<()> {
+    let rounds = 5;
+    let figures = connections::run(rounds, progress)?;
+    progress(0, 0);
+    let mut table = Table::new(["", "case", "", ""])?;
+    for figure in &figures {
+        for (what, sorted) in [
+            ("connections/s", &figure.connections),
+            ("µs CPU each", &figure.microseconds),
+            ("Mbit/s", &figure.megabits),
+        ] {
+            table.row([what, &figure.case, "", ""], sorted)?;
+        }
+    }
+    table.note(&format!(
+        "TCP over IPv4 and veth, one thread asking and one answering; {rounds} rounds of a second, the cases of a mode in \
+         turn."
+    ))
+}
+
 /// A table of figures, a line a case.
 struct Table(std::io::StdoutLock<'static>);
 
@@ -53,7 +73,7 @@ impl Table {
     fn new(head: [&str; 4]) -> Result<Self> {
         let mut table = Self(std::io::stdout().lock());
         let [a, b, c, d] = head;
-        writeln!(table.0, "{a:<16}{b:<30}{c:<8}{d:>9}{:>10}{:>10}{:>10}", "min", "median", "max")?;
+        writeln!(table.0, "{a:<16}{b:<34}{c:<6}{d:>9}{:>10}{:>10}{:>10}", "min", "median", "max")?;
         Ok(table)
     }
 
@@ -63,7 +83,7 @@ impl Table {
         let (Some(min), Some(median), Some(max)) = (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) else {
             return Ok(());
         };
-        Ok(writeln!(self.0, "{a:<16}{b:<30}{c:<8}{d:>9}{min:>10}{median:>10}{max:>10}")?)
+        Ok(writeln!(self.0, "{a:<16}{b:<34}{c:<6}{d:>9}{min:>10}{median:>10}{max:>10}")?)
     }
 
     /// How it was measured.

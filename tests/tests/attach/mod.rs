@@ -107,8 +107,8 @@ pub fn small() -> Limits {
     }
 }
 
-pub fn node_addresses() -> Option<BTreeSet<IpAddr>> {
-    Some(BTreeSet::from([Ipv4Addr::new(198, 51, 100, 11).into()]))
+pub fn node_addresses() -> BTreeSet<IpAddr> {
+    BTreeSet::from([Ipv4Addr::new(198, 51, 100, 11).into()])
 }
 
 /// Runs the task that keeps the hooks beside `work`.
