@@ -161,6 +161,11 @@ fn check_row(lab: &Lab, places: &[&Place], n: u8, row: &Row<'_>, family: Family,
     match &row.outcome {
         // Nobody tells an unconnected UDP socket of an ICMP error unless it asks.
         Expected::Refused if !way.connected => Ok(()),
+        // Linux notes ICMP port unreachable for an SCTP association and goes on trying.
+        Expected::Refused if way.protocol == Protocol::Sctp => match from.ask(&ask.patience(SILENCE))? {
+            Outcome::Refused | Outcome::Silence => Ok(()),
+            outcome => bail!("{outcome}"),
+        },
         Expected::Refused => same(&from.ask(&ask)?, &Outcome::Refused),
         Expected::Silence => same(&from.ask(&ask.patience(SILENCE))?, &Outcome::Silence),
         Expected::Answers(servers) => check_answers(lab, places, &from, &ask, servers),
