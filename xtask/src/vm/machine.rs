@@ -46,7 +46,9 @@ pub struct Machine {
 impl Machine {
     /// Prepares a machine that boots `image`, runs the shell script `script` in the workspace, and switches itself off.
     pub fn prepare(workspace: &Workspace, image: &Image, console: Console, script: &str) -> Result<Self> {
-        let directory = workspace.cache.join("vm").join(process::id().to_string());
+        let machines = workspace.cache.join("vm");
+        sweep(&machines);
+        let directory = machines.join(process::id().to_string());
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let archive = directory.join("initramfs");
         initramfs::write(&archive, image, &guest(workspace, image), script)?;
@@ -88,6 +90,15 @@ impl Drop for Machine {
         let _ = self.files.kill();
         let _ = self.files.wait();
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Removes what machines left whose process was killed.
+fn sweep(machines: &Path) {
+    for entry in fs::read_dir(machines).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
