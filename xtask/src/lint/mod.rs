@@ -13,7 +13,7 @@ use crate::{
     cargo::{WORKSPACE, cargo, kernel_clippy},
     setup,
     step::{Job, Step, Verdict, alone, run_all},
-    test::build,
+    test::build_programs,
     workspace::Workspace,
 };
 
@@ -105,7 +105,7 @@ fn clippy_kernel(job: &mut Job) -> Result<Verdict> {
 }
 
 fn kernel_object(job: &mut Job) -> Result<Verdict> {
-    let programs = object::check(&build(job)?)?;
+    let programs = object::check(&build_programs(job)?)?;
     job.note(&format!("{programs} programs"));
     Ok(Verdict::Passed)
 }
