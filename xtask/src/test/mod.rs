@@ -79,14 +79,14 @@ const STEPS: &[Step] = &[
     Step {
         name: "vm-6.1",
         about: "programs, namespaces and SCTP on the oldest supported kernel",
-        limit: minutes(20),
+        limit: minutes(30),
         required: true,
         run: |job| virtual_machine::run(job, Kernel::V6_1),
     },
     Step {
         name: "vm-6.12",
         about: "the same on Linux 6.12",
-        limit: minutes(20),
+        limit: minutes(30),
         required: true,
         run: |job| virtual_machine::run(job, Kernel::V6_12),
     },
