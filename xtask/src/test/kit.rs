@@ -36,6 +36,8 @@ impl Kit {
             ("CULVERT_BIN", self.artifacts.binary("culvert")?.display().to_string()),
             ("CULVERT_NEXT_BIN", self.next.display().to_string()),
             ("CULVERT_ORACLE_PACKETS", packets),
+            // Errors say what they are about; where they passed through only hides it. Panics keep theirs.
+            ("RUST_LIB_BACKTRACE", "0".to_owned()),
         ])
     }
 }
