@@ -3,7 +3,7 @@
 use culvert_abi::{Reason, V4, V6, address, flow, hook, proto, role};
 
 use crate::{
-    admit, clock, count,
+    admit, bridge, clock, count,
     flow::{backend_lives, closed, end, establish, expired, find, mark},
     fragment, lookup,
     maps::config,
@@ -47,6 +47,9 @@ fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut 
     }
     let meaning = lookup::address(&packet.tuple.dst);
     if meaning == 0 {
+        if HOOK == hook::POD_INGRESS {
+            bridge::hand_over::<W, L3>(skb, packet);
+        }
         return Outcome::LEAVE;
     }
     let parsed = parse(skb, L3, packet);

@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch)] // one atomic addition, see `count`
 
 mod admit;
+mod bridge;
 mod choose;
 mod clock;
 mod count;

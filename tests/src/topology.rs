@@ -292,6 +292,19 @@ impl Lab {
         Ok(())
     }
 
+    /// Hides from netfilter what only crosses a bridge, as on a node without `br_netfilter`.
+    pub fn bridges_without_netfilter(&self) -> Result<()> {
+        for node in &self.nodes {
+            for family in ["iptables", "ip6tables"] {
+                // Not there: `br_netfilter` is not either.
+                if node.host.run(|| Ok(Path::new("/proc/sys/net/bridge").exists()))? {
+                    node.host.sysctl(&format!("bridge/bridge-nf-call-{family}"), "0")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Links, addresses and routes of everything but pods.
     fn wire(&self) -> Result<()> {
         let up = self.uplink.device();

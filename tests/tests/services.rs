@@ -191,10 +191,22 @@ const NOBODY_LISTENS: (u8, &str, &str) = (
     ",
 );
 
-fn run(links: PodLinks, mode: SocketMode, firewall: bool) -> Result<()> {
+/// What another project has put between.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    Firewall,
+    /// A firewall that netfilter tells nothing of what only crosses a bridge.
+    FirewallBesideBridges,
+}
+
+fn run(links: PodLinks, mode: SocketMode, between: Between) -> Result<()> {
     let scenery = Scenery::new(links)?;
-    if firewall {
+    if between != Between::Nothing {
         scenery.lab.firewall()?;
+    }
+    if between == Between::FirewallBesideBridges {
+        scenery.lab.bridges_without_netfilter()?;
     }
     let service = |(n, case): (u8, &Case)| (case.shape)(everywhere(case.name, n), &scenery.cast);
     let mut services: Vec<_> = (1..).zip(CASES).map(service).collect();
@@ -214,20 +226,20 @@ fn run(links: PodLinks, mode: SocketMode, firewall: bool) -> Result<()> {
 
 #[test]
 fn routed_pods_all_sockets() -> Result<()> {
-    run(PodLinks::Routed, SocketMode::All, false)
+    run(PodLinks::Routed, SocketMode::All, Between::Nothing)
 }
 
 #[test]
 fn routed_pods_host_sockets_behind_a_firewall() -> Result<()> {
-    run(PodLinks::Routed, SocketMode::Host, true)
+    run(PodLinks::Routed, SocketMode::Host, Between::Firewall)
 }
 
 #[test]
 fn bridged_pods_all_sockets_behind_a_firewall() -> Result<()> {
-    run(PodLinks::Bridged, SocketMode::All, true)
+    run(PodLinks::Bridged, SocketMode::All, Between::Firewall)
 }
 
 #[test]
-fn bridged_pods_host_sockets() -> Result<()> {
-    run(PodLinks::Bridged, SocketMode::Host, false)
+fn bridged_pods_host_sockets_behind_a_firewall_beside_the_bridge() -> Result<()> {
+    run(PodLinks::Bridged, SocketMode::Host, Between::FirewallBesideBridges)
 }

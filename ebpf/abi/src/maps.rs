@@ -386,6 +386,10 @@ plain! {
         pub v4: u32,
         /// Bits of [`link`].
         pub flags: u32,
+        /// Of a pod link that is a port of a bridge: the bridge's link address, as it lies in a frame; else zero.
+        pub bridge: [u16; 3],
+        /// Zero.
+        pub zero: u16,
     }
 }
 
@@ -395,6 +399,10 @@ pub mod link {
     pub const POD: u32 = 1;
     /// Packets have no Ethernet header there (WireGuard, tun, IPIP).
     pub const NO_HEADER: u32 = 1 << 1;
+    /// Its bridge routes IPv4: what is sent to the bridge's link address reaches the IP stack.
+    pub const BRIDGE_V4: u32 = 1 << 2;
+    /// Its bridge routes IPv6.
+    pub const BRIDGE_V6: u32 = 1 << 3;
 }
 
 // ===== sockets =====

@@ -26,8 +26,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_abi::{
-    BackendCounters, Reason, ServiceCounters, address, affinity_hash, audience, backend, flow, flow_hash, maglev_size,
-    proto, verdict,
+    BackendCounters, Reason, ServiceCounters, address, affinity_hash, audience, backend, flow, flow_hash, link,
+    maglev_size, proto, verdict,
 };
 
 use self::flows::{Direction, Flow, FlowId, Flows, Side};
@@ -158,7 +158,8 @@ impl Oracle {
         let ingress = matches!(hook, Hook::PodIngress | Hook::NodeIngress);
         let meaning = self.world.addresses.get(&dst).copied().unwrap_or(0);
         if ingress && meaning == 0 {
-            return Judgement::Is(Verdict::Next(frame.to_vec()));
+            let frame = if hook == Hook::PodIngress { self.hand_over(frame) } else { frame.to_vec() };
+            return Judgement::Is(Verdict::Next(frame));
         }
         let ports = |src, dst, proto, id| self.fragments.get(&(src, dst, proto, id)).copied();
         let packet = match read(frame, ports) {
@@ -257,6 +258,26 @@ impl Oracle {
             verdict::REJECT => Decision::Reject(Reason::NoEndpoints),
             _ => Decision::Drop(Reason::NoLocalEndpoints),
         }
+    }
+
+    /// A pod's frame whose destination is not ours: if it is a reply of a flow, it is for the bridge that routes here.
+    fn hand_over(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        let ports = |src, dst, proto, id| self.fragments.get(&(src, dst, proto, id)).copied();
+        let Ok(packet) = read(&frame, ports) else { return frame };
+        let flow = self.flows.by_path(&packet.tuple).and_then(|id| self.flows.get(id));
+        let speaks = addresses(&frame).is_some_and(|(src, _)| src == packet.tuple.src.ip());
+        if !speaks || flow.is_none_or(|flow| flow.is(flow::FOREIGN)) {
+            return frame;
+        }
+        let routes = if packet.tuple.src.is_ipv4() { link::BRIDGE_V4 } else { link::BRIDGE_V6 };
+        if let Some(link) = self.world.links.get(&self.link).filter(|link| link.flags & routes != 0)
+            && frame[..6] != link.bridge
+        {
+            frame[..6].copy_from_slice(&link.bridge);
+            self.remember_fragment(&packet);
+        }
+        frame
     }
 
     fn in_ranges(&self, ranges: u32, client: IpAddr) -> bool {

@@ -191,11 +191,8 @@ impl Player {
 
     /// A frame towards the client, from what the backend saw.
     fn reply(&mut self, talk: &Talk, course: &Course, frame: &[u8]) -> Result<(), Failure> {
-        let mut inside = frame.to_vec();
-        if course.source.is_some() {
-            let Verdict::Next(bytes) = self.judge(Hook::NodeIngress, frame)? else { return Ok(()) };
-            inside = bytes;
-        }
+        let hook = if course.source.is_some() { Hook::NodeIngress } else { Hook::PodIngress };
+        let Verdict::Next(inside) = self.judge(hook, frame)? else { return Ok(()) };
         self.judge(talk.egress(), &inside)?;
         Ok(())
     }

@@ -11,6 +11,9 @@ use crate::world::{Backend, Frontend, Link, Table, View, World};
 /// Where the packets are seen: the loopback of the namespace, which `BPF_PROG_TEST_RUN` takes.
 pub const LINK: u32 = 1;
 
+/// The link address of the bridge that this link is a port of.
+pub const BRIDGE: [u8; 6] = [2, 0, 0, 0xb, 0, 1];
+
 /// Few enough source ports to run out of.
 pub const PORTS: Ports = Ports { low: 61_000, high: 61_019 };
 
@@ -151,7 +154,8 @@ pub fn scene() -> Scene {
         IpAddr::V6(ip) => ip,
         IpAddr::V4(_) => Ipv6Addr::UNSPECIFIED,
     };
-    scene.world.links.insert(LINK, Link { v4, v6, flags: link::POD });
+    let flags = link::POD | link::BRIDGE_V4 | link::BRIDGE_V6;
+    scene.world.links.insert(LINK, Link { v4, v6, flags, bridge: BRIDGE });
     scene.frontends = scene.world.frontends.keys().copied().collect();
     scene
 }

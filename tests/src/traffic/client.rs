@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -177,6 +178,22 @@ pub struct Session {
     seq: u64,
 }
 
+/// Binds to a port that no request had before. The kernel's choice, at random, may fall on the port of an earlier one,
+/// which a server or a node still knows by another name.
+fn bind_afresh(socket: &Socket, ask: &Ask, ip: IpAddr) -> io::Result<()> {
+    /// Linux's own range of ports.
+    const PORTS: u16 = 28_232;
+    const FIRST: u16 = 32_768;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        match socket.bind(&ask.disguised(SocketAddr::new(ip, port)).into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+}
+
 impl Session {
     /// Opens the socket in a place and connects it, unless the request is an unconnected one. `Ok(Err(outcome))`: the
     /// connection did not come about.
@@ -207,9 +224,16 @@ impl Session {
         if domain == Domain::IPV6 {
             socket.set_only_v6(!ask.mapped)?;
         }
-        if let Some(from) = ask.from {
-            socket.set_reuse_address(true)?;
-            socket.bind(&ask.disguised(from).into())?;
+        match ask.from {
+            Some(from) if from.port() != 0 || ask.protocol != Protocol::Udp => {
+                socket.set_reuse_address(true)?;
+                socket.bind(&ask.disguised(from).into())?;
+            }
+            from if ask.protocol == Protocol::Udp => {
+                let any = if ask.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                bind_afresh(&socket, ask, from.map_or(any, |from| from.ip()))?;
+            }
+            _ => {}
         }
         socket.set_read_timeout(Some(ask.patience))?;
         Ok(socket)

@@ -180,6 +180,8 @@ impl Kernel {
                 .map_or([0; 4], |words: [[u8; 4]; 4]| words.map(u32::from_ne_bytes)),
             v4: u32::from_ne_bytes(link.v4.octets()),
             flags: link.flags,
+            bridge: std::array::from_fn(|i| u16::from_ne_bytes([link.bridge[2 * i], link.bridge[2 * i + 1]])),
+            zero: 0,
         };
         let (old, new) = (old.iter().collect(), new.iter().collect());
         replace(self.hash("LINKS")?, &old, &new, |ifindex| Ok(*ifindex), row)

@@ -89,6 +89,8 @@ pub struct Link {
     pub v6: std::net::Ipv6Addr,
     /// Bits of `culvert_abi::link`.
     pub flags: u32,
+    /// The link address of its bridge, zero = none.
+    pub bridge: [u8; 6],
 }
 
 impl View {

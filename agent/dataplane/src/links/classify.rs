@@ -45,8 +45,21 @@ pub struct Wanted {
     pub role: Role,
     /// The kernel's source address there, for each family that has one.
     pub source: Source,
+    /// Of a pod link in a bridge that is the pods' gateway: that bridge.
+    pub bridge: Option<Bridge>,
     /// Set up: a node link that is not is hooked only when it is.
     pub up: bool,
+}
+
+/// A bridge that its ports' IP packets can be handed to, to be routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// It has an IPv4 address.
+    pub v4: bool,
+    /// It has an IPv6 address that is not link-local.
+    pub v6: bool,
 }
 
 /// Source addresses of a link.
@@ -101,7 +114,9 @@ pub fn classify(network: &Network, known: Knowledge<'_>) -> BTreeMap<u32, Wanted
             (Side::Node, Header::None) => Role::NodeL3,
             _ => return None,
         };
-        Some((*index, Wanted { name: link.name.clone(), role, source: view.source(*index, link), up: link.up }))
+        let bridge = if role == Role::Pod { view.gateway(link) } else { None };
+        let source = view.source(*index, link);
+        Some((*index, Wanted { name: link.name.clone(), role, source, bridge, up: link.up }))
     });
     wanted.collect()
 }
@@ -172,6 +187,14 @@ impl View<'_> {
             port.master == Some(index) && (kind || excluded)
         };
         link.addresses.iter().any(|address| address.source) && self.network.links.values().any(outside)
+    }
+
+    /// The bridge that a link is a port of, if it has addresses.
+    fn gateway(&self, link: &Link) -> Option<Bridge> {
+        let bridge = self.network.links.get(&link.master?).filter(|master| master.kind == Kind::Bridge)?;
+        let has = |v4: bool| bridge.addresses.iter().any(|address| address.source && address.ip.is_ipv4() == v4);
+        let (v4, v6) = (has(true), has(false));
+        (v4 || v6).then_some(Bridge { mac: bridge.mac?, v4, v6 })
     }
 
     /// The source addresses of packets that leave by a link: the link's own, its bridge's, the default route's, or any.

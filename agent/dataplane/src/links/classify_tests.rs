@@ -35,6 +35,7 @@ impl Host {
             name: name.to_owned(),
             kind,
             header: Header::Ethernet,
+            mac: Some([2, 0, 0, 0, 0, index as u8]),
             master: None,
             peer_elsewhere: false,
             up: true,
@@ -119,6 +120,22 @@ fn a_bridge_of_pods_is_left_alone_and_its_ports_are_hooked() {
         .link(5, "tap0", Kind::Tun, "master=3");
     assert_eq!(host.roles(), ["eth0=Node", "veth1=Pod"]);
     assert_eq!(host.source(4), Some([10, 244, 1, 1].into()), "hairpins take the bridge's address");
+}
+
+#[test]
+fn a_bridge_that_is_the_gateway_is_known_by_its_ports() {
+    let host = |bridge: &str| {
+        Host::of("10.0.0.5")
+            .link(2, "eth0", Kind::Physical, "10.0.0.5 default")
+            .link(3, "cni0", Kind::Bridge, bridge)
+            .link(4, "veth1", Kind::Pair, "peer-elsewhere master=3")
+            .classify()
+    };
+    let mac = [2, 0, 0, 0, 0, 3];
+    assert_eq!(host("10.244.1.1")[&4].bridge, Some(Bridge { mac, v4: true, v6: false }));
+    assert_eq!(host("10.244.1.1 fd00::1")[&4].bridge, Some(Bridge { mac, v4: true, v6: true }));
+    assert_eq!(host("")[&4].bridge, None, "the gateway is elsewhere");
+    assert_eq!(host("10.244.1.1")[&2].bridge, None);
 }
 
 #[test]

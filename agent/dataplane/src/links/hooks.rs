@@ -12,7 +12,7 @@ use std::{
 use aya_obj::generated::bpf_attach_type;
 use culvert_abi::{Link as Row, Plain, link};
 
-use super::{Direction, Role, Wanted, classify::Source, clsact};
+use super::{Direction, Role, Wanted, clsact};
 use crate::{
     Error,
     kernel::KernelStore,
@@ -143,7 +143,7 @@ impl Hooks {
             return Ok(());
         }
         // Before the programs: they look for the source there.
-        let (key, row) = (index.to_ne_bytes(), row(wanted.role, wanted.source));
+        let (key, row) = (index.to_ne_bytes(), row(wanted));
         if store.get(Map::LINKS, &key).map_err(Error::map("LINKS"))?.as_deref() != Some(row.bytes()) {
             store.put(Map::LINKS, &key, row.bytes()).map_err(Error::map("LINKS"))?;
         }
@@ -287,9 +287,9 @@ fn attach_type(direction: Direction) -> (bpf_attach_type, Anchor) {
     }
 }
 
-fn row(role: Role, source: Source) -> Row {
-    let mut row = Row::zeroed();
-    row.flags = match role {
+fn row(wanted: &Wanted) -> Row {
+    let (mut row, source) = (Row::zeroed(), wanted.source);
+    row.flags = match wanted.role {
         Role::Pod => link::POD,
         Role::Node => 0,
         Role::NodeL3 => link::NO_HEADER,
@@ -299,6 +299,12 @@ fn row(role: Role, source: Source) -> Row {
     if let Some(ip) = source.v6 {
         for (word, bytes) in row.v6.iter_mut().zip(ip.octets().as_chunks::<4>().0) {
             *word = u32::from_ne_bytes(*bytes);
+        }
+    }
+    if let Some(bridge) = wanted.bridge {
+        row.flags |= if bridge.v4 { link::BRIDGE_V4 } else { 0 } | if bridge.v6 { link::BRIDGE_V6 } else { 0 };
+        for (word, bytes) in row.bridge.iter_mut().zip(bridge.mac.as_chunks::<2>().0) {
+            *word = u16::from_ne_bytes(*bytes);
         }
     }
     row

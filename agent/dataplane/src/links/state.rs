@@ -33,6 +33,8 @@ pub struct Link {
     pub kind: Kind,
     /// What a packet begins with there.
     pub header: Header,
+    /// Its link-layer address, if it has one of Ethernet's.
+    pub mac: Option<[u8; 6]>,
     /// The bridge, bond or VRF that it belongs to.
     pub master: Option<u32>,
     /// Its other end or lower link is in another network namespace.
@@ -160,6 +162,7 @@ fn link(message: &LinkMessage) -> Option<(u32, Link)> {
         name: String::new(),
         kind: if flags.contains(LinkFlags::Loopback) { Kind::Loopback } else { Kind::Physical },
         header,
+        mac: None,
         master: None,
         peer_elsewhere: false,
         up: flags.contains(LinkFlags::Up),
@@ -168,6 +171,7 @@ fn link(message: &LinkMessage) -> Option<(u32, Link)> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::Address(mac) => found.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => found.master = Some(*index),
             LinkAttribute::LinkNetNsId(_) => found.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
