@@ -1,0 +1,233 @@
+//! Flows: whom they stay with, when they end, what their rows say.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use culvert_abi::{Flow, FlowKey, Reason, backend, flow, proto, role};
+use culvert_tests::fixture::{Body, Packet, Programs, Story, fin, nets, rst, syn, tcp, tcp_ack, udp, words4, words6};
+
+use super::{DATA, at, rows};
+
+#[test]
+fn a_client_of_an_affine_service_stays() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        programs.reset(&net.world())?;
+        let mut ports = std::collections::BTreeSet::new();
+        for client in 0..20 {
+            let mut own = std::collections::BTreeSet::new();
+            for port in 0..10 {
+                let ip = match net.client {
+                    IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) + client).into()),
+                    IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) + u128::from(client)).into()),
+                };
+                let frame = udp(at(ip, 40_000 + port), at(net.vip, 84), DATA).frame(false);
+                let seen = programs.run("node_ingress", &frame)?;
+                let dport = if ip.is_ipv4() { 14 + 22 } else { 14 + 42 };
+                own.insert(u16::from_be_bytes([seen.bytes[dport], seen.bytes[dport + 1]]));
+            }
+            ensure!(own.len() == 1, "client {client} met {own:?}");
+            ports.extend(own);
+        }
+        // 20 clients among 4 backends: one is met by nobody once in 80 runs, two are once in 10^5.
+        ensure!(ports.len() >= 3 && ports.iter().all(|port| (8084..8088).contains(port)), "{ports:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_goes_ends_its_datagrams_and_keeps_its_connections() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        let (client, vip) = (at(net.client, 40_000), at(net.vip, 88));
+        let backends = [at(net.local, 8088), at(net.remote, 8088)];
+        let mut world = net.world();
+        programs.reset(&world)?;
+        // Both protocols to whom the hash says.
+        let chosen = |programs: &mut Programs, packet: Packet| -> Result<SocketAddr> {
+            let seen = programs.run("node_ingress", &packet.frame(false))?;
+            let made = |to: &SocketAddr| {
+                let mut packet = packet.clone();
+                packet.dst = to.ip();
+                match &mut packet.body {
+                    Body::Tcp { dport, .. } | Body::Udp { dport, .. } => *dport = to.port(),
+                    _ => {}
+                }
+                packet.frame(false)
+            };
+            let to = backends.iter().find(|to| made(to) == seen.bytes);
+            to.copied().ok_or_else(|| anyhow::anyhow!("to neither backend: {seen:?}"))
+        };
+        let datagrams = chosen(&mut programs, udp(client, vip, DATA))?;
+        let connection = chosen(&mut programs, syn(client, vip))?;
+        for _ in 0..5 {
+            ensure!(chosen(&mut programs, udp(client, vip, DATA))? == datagrams, "a flow stays");
+        }
+        // Both die, then others take their ids at another place.
+        for row in world.backends.values_mut().filter(|row| row.service == 9) {
+            row.flags = 0;
+        }
+        programs.kernel.write(&world)?;
+        ensure!(programs.run("node_ingress", &udp(client, vip, DATA).frame(false))?.verdict == 2, "nobody is there");
+        ensure!(chosen(&mut programs, tcp(client, vip, DATA))? == connection, "a connection goes on");
+        for row in world.backends.values_mut().filter(|row| row.service == 9) {
+            row.flags = backend::ALIVE;
+            row.generation += 1;
+            row.at.set_ip(if row.at == datagrams {
+                backends.map(|at| at.ip())[usize::from(row.at == backends[0])]
+            } else {
+                datagrams.ip()
+            });
+        }
+        programs.kernel.write(&world)?;
+        ensure!(chosen(&mut programs, udp(client, vip, DATA))? != datagrams, "the same slot has another address now");
+        ensure!(chosen(&mut programs, tcp(client, vip, DATA))? == connection, "a connection goes on still");
+        ensure!(chosen(&mut programs, syn(client, vip))? != connection, "a new connection goes to the living");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_is_over_makes_room() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        let (client, vip, twin) = (at(net.client, 40_000), at(net.vip, 80), at(net.vip, 87));
+        let backend = at(net.local, 8080);
+        let opened = Story::new("one backend behind two frontends", &net.world())
+            .becomes("node_ingress", syn(client, vip), syn(client, backend))
+            .dropped("node_ingress", syn(client, twin))
+            .dropped("node_ingress", syn(client, twin))
+            .becomes("node_ingress", syn(at(net.client, 40_001), twin), syn(at(net.client, 40_001), backend));
+        opened.clone().run(&mut programs)?;
+        let endings = [
+            vec![("node_ingress", rst(client, vip), rst(client, backend))],
+            vec![("node_egress", rst(backend, client), rst(vip, client))],
+            vec![
+                ("node_egress", fin(backend, client), fin(vip, client)),
+                ("node_ingress", fin(client, vip), fin(client, backend)),
+            ],
+        ];
+        for ending in endings {
+            let mut story = opened.clone();
+            let count = ending.len();
+            for (i, (program, packet, becomes)) in ending.into_iter().enumerate() {
+                if i + 1 == count && count > 1 {
+                    story = story.dropped("node_ingress", syn(client, twin));
+                }
+                story = story.becomes(program, packet, becomes);
+            }
+            story
+                .becomes("node_ingress", syn(client, twin), syn(client, backend))
+                .becomes("node_egress", tcp_ack(backend, client), tcp_ack(twin, client))
+                .run(&mut programs)?;
+        }
+        ensure!(programs.kernel.reason(Reason::FlowCollision)? > 0, "a collision is counted");
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_outlive_their_frontend() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        let (client, vip, backend) = (at(net.client, 40_000), at(net.vip, 80), at(net.local, 8080));
+        Story::new("begins", &net.world())
+            .becomes("node_ingress", syn(client, vip), syn(client, backend))
+            .run(&mut programs)?;
+        let mut world = net.world();
+        world.frontends.retain(|(at, _), _| at.ip() != net.vip);
+        world.addresses.insert(net.vip, culvert_abi::address::LINGER);
+        programs.kernel.write(&world)?;
+        Story::new("goes on", &world)
+            .becomes("node_ingress", tcp(client, vip, DATA), tcp(client, backend, DATA))
+            .becomes("node_egress", tcp(backend, client, DATA), tcp(vip, client, DATA))
+            .left("node_ingress", syn(at(net.client, 40_001), vip))
+            .go_on(&mut programs)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_say_what_passed() -> Result<()> {
+    let mut programs = Programs::load()?;
+    let net = nets()[0];
+    let (client, asked, backend) = (at(net.client, 40_000), at(net.node, 30080), at(net.remote, 8080));
+    let source = at(net.node, net.port(client, backend, proto::TCP));
+    let story = Story::new("a connection", &net.world())
+        .becomes("node_ingress", syn(client, asked), syn(client, backend))
+        .becomes("node_egress", syn(client, backend), syn(source, backend))
+        .becomes("node_ingress", tcp_ack(backend, source), tcp_ack(backend, client))
+        .becomes("node_egress", tcp_ack(backend, client), tcp_ack(asked, client));
+    story.run(&mut programs)?;
+    ensure!(rows::<1>(&mut programs, "FLOWS_V4")?.is_empty(), "not established before the client speaks again");
+    let new = rows::<1>(&mut programs, "FLOWS_NEW_V4")?;
+    ensure!(new.len() == 3, "{new:?}");
+    Story::new("goes on", &net.world())
+        .becomes("node_ingress", tcp(client, asked, DATA), tcp(client, backend, DATA))
+        .go_on(&mut programs)?;
+    ensure!(rows::<1>(&mut programs, "FLOWS_NEW_V4")?.is_empty(), "all rows are moved");
+    let mut seen = Vec::new();
+    for (key, row) in rows::<1>(&mut programs, "FLOWS_V4")? {
+        let words = |ip| if let IpAddr::V4(ip) = ip { words4(ip) } else { [0] };
+        ensure!((row.client, row.client_port) == (words(client.ip()), client.port().to_be()), "{row:?}");
+        ensure!((row.frontend, row.frontend_port) == (words(asked.ip()), asked.port().to_be()), "{row:?}");
+        ensure!((row.backend, row.backend_port) == (words(backend.ip()), backend.port().to_be()), "{row:?}");
+        ensure!((row.source, row.source_port) == (words(source.ip()), source.port().to_be()), "{row:?}");
+        if key.role != role::RETURN {
+            ensure!(row.flags == flow::REPLACE_CLIENT | flow::REPLIED, "{row:?}");
+        }
+        seen.push((key.role, row.packets, row.bytes));
+    }
+    seen.sort_unstable();
+    let [origin, path, _] = seen[..] else { anyhow::bail!("{seen:?}") };
+    let data = DATA.len() as u64;
+    ensure!(origin == (role::ORIGIN, 2, 80 + data) && path == (role::PATH, 1, 40), "{seen:?}");
+    let service = programs.kernel.service(2)?;
+    ensure!((service.connections, service.packets, service.reply_packets) == (1, 2, 1), "{service:?}");
+    ensure!((service.bytes, service.reply_bytes) == (80 + data, 40), "{service:?}");
+    Ok(())
+}
+
+#[test]
+fn connections_of_netfilter_are_left_to_it() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        programs.reset(&net.world())?;
+        let (client, vip, backend) = (at(net.client, 40_000), at(net.vip, 80), at(net.local, 8080));
+        match (client.ip(), vip.ip(), backend.ip()) {
+            (IpAddr::V4(c), IpAddr::V4(f), IpAddr::V4(b)) => {
+                foreign(&mut programs, "FLOWS_V4", [words4(c), words4(f), words4(b)])?;
+            }
+            (IpAddr::V6(c), IpAddr::V6(f), IpAddr::V6(b)) => {
+                foreign(&mut programs, "FLOWS_V6", [words6(c), words6(f), words6(b)])?;
+            }
+            _ => {}
+        }
+        Story::new("foreign", &net.world())
+            .left("node_ingress", tcp(client, vip, DATA))
+            .left("node_egress", tcp(backend, client, DATA))
+            .left("node_egress", tcp(client, backend, DATA))
+            // A new connection from the same port is ours.
+            .becomes("node_ingress", syn(client, vip), syn(client, backend))
+            .becomes("node_egress", tcp_ack(backend, client), tcp_ack(vip, client))
+            .go_on(&mut programs)?;
+    }
+    Ok(())
+}
+
+/// Writes the rows of a TCP connection from port 40000 to 80 that netfilter sends to 8080.
+fn foreign<const W: usize>(programs: &mut Programs, map: &str, [client, frontend, to]: [[u32; W]; 3]) -> Result<()>
+where
+    FlowKey<W>: aya::Pod,
+    Flow<W>: aya::Pod,
+{
+    let (client_port, frontend_port, backend_port) = (40_000_u16.to_be(), 80_u16.to_be(), 8080_u16.to_be());
+    let mut row = Flow { client, frontend, backend: to, client_port, frontend_port, backend_port, ..Flow::zeroed() };
+    row.flags = flow::FOREIGN | flow::REPLIED;
+    row.seen = programs.now();
+    let key = |src, dst, sport, dport, role| FlowKey { src, dst, sport, dport, proto: proto::TCP, role, zero: 0 };
+    let mut map = programs.kernel.hash(map)?;
+    map.insert(key(client, frontend, client_port, frontend_port, role::ORIGIN), row, 0)?;
+    map.insert(key(to, client, backend_port, client_port, role::PATH), row, 0)?;
+    Ok(())
+}
