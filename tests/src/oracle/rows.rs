@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use culvert_abi::{
-    Affinity, AffinityKey, Flow as Row, FlowKey, Fragment, FragmentKey, TICK_SHIFT, V4, V6, affinity, role,
+    Affinity, AffinityKey, Flow as Row, FlowKey, Fragment, FragmentKey, TICK_SHIFT, V4, V6, affinity, affinity_hash, role,
 };
 
 use super::flows::{Flow, Side};
@@ -123,7 +123,7 @@ fn age<const W: usize>(kernel: &mut Kernel, flow: &Flow, milliseconds: u64) -> R
     Ok(())
 }
 
-/// Writes the rows of a flow that netfilter had before us, as the agent does.
+/// Writes the rows of a flow that netfilter had before us, and the bit without which nobody looks for them at egress.
 pub fn plant_flow(kernel: &mut Kernel, flow: &Flow) -> Result<()> {
     for_family!(flow.client, plant(kernel, flow))
 }
@@ -134,6 +134,10 @@ fn plant<const W: usize>(kernel: &mut Kernel, flow: &Flow) -> Result<()> {
     for (role, tuple) in roles(flow, false) {
         rows.insert(key::<W>(role, &tuple)?, Row { seen, ..row::<W>(flow, Side::Client)? }, 0)?;
     }
+    let bit = affinity_hash(&words::<W>(flow.backend.ip())?) >> (32 - 20);
+    let mut filter = kernel.array::<u64>("BACKEND_FILTER")?;
+    let word = filter.get(&(bit / 64), 0)?;
+    filter.set(bit / 64, word | 1 << (bit % 64), 0)?;
     Ok(())
 }
 
