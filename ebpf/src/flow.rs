@@ -155,23 +155,23 @@ pub fn closed(flags: u32) -> bool {
     flags & flow::RESET != 0 || flags & BOTH == BOTH
 }
 
-/// Ticks that a row may be idle.
+/// Ticks that a row may be idle. A reply alone gives it no more time, nor does a client's FIN: both can be had with a
+/// source address that is somebody else's. Only who answers to the reply lives there.
 #[inline(always)]
-fn limit(proto: u8, flags: u32) -> u32 {
-    let replied = flags & flow::REPLIED != 0;
+fn limit(proto: u8, flags: u32, established: bool) -> u32 {
     match proto {
-        proto::UDP if replied => const { ticks(idle::UDP) },
+        proto::UDP if established => const { ticks(idle::UDP) },
         proto::UDP => const { ticks(idle::UDP_NEW) },
         _ if closed(flags) => const { ticks(idle::CLOSED) },
+        _ if !established => const { ticks(idle::OPENING) },
         _ if flags & (flow::CLIENT_FIN | flow::BACKEND_FIN) != 0 => const { ticks(idle::CLOSING) },
-        _ if replied => const { ticks(idle::ESTABLISHED) },
-        _ => const { ticks(idle::OPENING) },
+        _ => const { ticks(idle::ESTABLISHED) },
     }
 }
 
 #[inline(always)]
 fn is_idle<const W: usize>(row: &Row<W>, proto: u8, now: u32) -> bool {
-    clock::elapsed(now, row.flow().seen) > limit(proto, row.flow().flags)
+    clock::elapsed(now, row.flow().seen) > limit(proto, row.flow().flags, row.established)
 }
 
 /// Whether a flow is expired, seen from its row `role` (ORIGIN or PATH): that row is idle, and so is the other.

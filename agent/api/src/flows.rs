@@ -54,9 +54,9 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowState {
-    /// No reply yet.
+    /// No reply yet, or one that the client has not answered to.
     New,
-    /// Both directions were seen.
+    /// The client has answered to a reply.
     Established,
     /// One side has finished.
     Closing,

@@ -63,6 +63,12 @@ impl Family {
         self.pick(Map::FLOWS_V4, Map::FLOWS_V6)
     }
 
+    /// The two maps of flows, the new ones first: a flow moves from them to the others, never back. With each whether it is
+    /// that of the established.
+    pub fn flow_maps(self) -> [(Map, bool); 2] {
+        [(self.flows_new(), false), (self.flows(), true)]
+    }
+
     pub fn backend_counters(self) -> Map {
         self.pick(Map::BACKEND_COUNTERS_V4, Map::BACKEND_COUNTERS_V6)
     }
@@ -138,6 +144,8 @@ pub struct FlowRow {
     pub born: u32,
     /// Bits of [`culvert_abi::flow`].
     pub flags: u32,
+    /// It lies in `FLOWS`, not in `FLOWS_NEW`.
+    pub established: bool,
 }
 
 /// The IP protocol number.
@@ -307,9 +315,9 @@ pub fn decode_range_key(family: Family, key: &[u8]) -> Option<(u32, IpNet)> {
     }
 }
 
-/// A row of the flow maps.
-pub fn decode_flow(family: Family, key: &[u8], value: &[u8]) -> FlowRow {
-    fn decode<const W: usize>(key: &[u8], value: &[u8]) -> FlowRow {
+/// A row of a flow map, which is `family.flows()` if `established`, else `family.flows_new()`.
+pub fn decode_flow(family: Family, established: bool, key: &[u8], value: &[u8]) -> FlowRow {
+    fn decode<const W: usize>(established: bool, key: &[u8], value: &[u8]) -> FlowRow {
         let key = FlowKey::<W>::from_prefix(key);
         let value = Flow::<W>::from_prefix(value);
         let at = |address, port: u16| At { address: ip::<W>(address), port: u16::from_be(port) };
@@ -330,11 +338,12 @@ pub fn decode_flow(family: Family, key: &[u8], value: &[u8]) -> FlowRow {
             seen: value.seen,
             born: value.born,
             flags: value.flags,
+            established,
         }
     }
     match family {
-        Family::V4 => decode::<V4>(key, value),
-        Family::V6 => decode::<V6>(key, value),
+        Family::V4 => decode::<V4>(established, key, value),
+        Family::V6 => decode::<V6>(established, key, value),
     }
 }
 

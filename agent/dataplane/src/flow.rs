@@ -23,22 +23,21 @@ pub fn elapsed(now: u32, then: u32) -> u32 {
     if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
-/// The state that the flags tell.
+/// The state that the flags and the map tell.
 pub fn state(row: &FlowRow) -> FlowState {
     let has = |bit| row.flags & bit != 0;
     if has(flow::FOREIGN) {
         return FlowState::Foreign;
     }
-    if row.proto == proto::UDP {
-        return if has(flow::REPLIED) { FlowState::Established } else { FlowState::New };
+    let closed = has(flow::RESET) || has(flow::CLIENT_FIN) && has(flow::BACKEND_FIN);
+    if row.proto != proto::UDP && closed {
+        return FlowState::Closed;
     }
-    match (has(flow::CLIENT_FIN), has(flow::BACKEND_FIN)) {
-        _ if has(flow::RESET) => FlowState::Closed,
-        (true, true) => FlowState::Closed,
-        (true, false) | (false, true) => FlowState::Closing,
-        (false, false) if has(flow::REPLIED) => FlowState::Established,
-        (false, false) => FlowState::New,
+    if !row.established {
+        return FlowState::New;
     }
+    let closing = has(flow::CLIENT_FIN) || has(flow::BACKEND_FIN);
+    if row.proto != proto::UDP && closing { FlowState::Closing } else { FlowState::Established }
 }
 
 /// Seconds that the flow may be idle.

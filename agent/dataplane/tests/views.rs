@@ -47,6 +47,10 @@ fn place(text: &str) -> At {
 
 /// The rows of a flow to the first backend, as the programs write them at `seconds`.
 fn open_flow(reconciler: &mut Reconciler<FakeStore>, client: &str, flags: u32, seconds: u64) {
+    write_flow(reconciler, client, flags, seconds, flags & bits::REPLIED != 0);
+}
+
+fn write_flow(reconciler: &mut Reconciler<FakeStore>, client: &str, flags: u32, seconds: u64, established: bool) {
     let backend = reconciler.view_backends(None, at(seconds)).unwrap()[0].clone();
     let service = reconciler.view_services(at(seconds)).unwrap()[0].ports[0].id;
     let (client, frontend) = (place(client), place("192.0.2.1:30080"));
@@ -67,9 +71,10 @@ fn open_flow(reconciler: &mut Reconciler<FakeStore>, client: &str, flags: u32, s
         seen: tick(at(seconds)),
         born: tick(at(seconds)),
         flags,
+        established,
     };
     let path = FlowRow { src: origin.backend, dst: client, role: role::PATH, packets: 2, bytes: 2_000, ..origin };
-    let map = if flags & bits::REPLIED == 0 { Map::FLOWS_NEW_V4 } else { Map::FLOWS_V4 };
+    let map = if established { Map::FLOWS_V4 } else { Map::FLOWS_NEW_V4 };
     for row in [origin, path] {
         let (key, value) = codec::flow(&row);
         reconciler.store_mut().put(map, &key, &value).unwrap();
@@ -132,6 +137,15 @@ fn flows_have_both_directions_and_end_when_both_are_idle() {
     }
     reconciler.upsert(&smaller, at(40)).unwrap();
     assert!(flows(&reconciler, 40).iter().all(|flow| !flow.backend_alive));
+}
+
+#[test]
+fn a_reply_that_the_client_did_not_answer_makes_no_flow_last() {
+    let mut reconciler = programmed();
+    write_flow(&mut reconciler, "198.51.100.7:40000", bits::REPLIED, 10, false);
+    let shown = flows(&reconciler, 20);
+    assert_eq!((shown[0].state, shown[0].idle_limit_seconds), (FlowState::New, idle::OPENING.into()));
+    assert!(flows(&reconciler, 10 + u64::from(idle::OPENING) + 2).is_empty());
 }
 
 #[test]

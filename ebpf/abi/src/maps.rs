@@ -267,7 +267,7 @@ pub mod role {
 
 plain! {
     /// Value of the flow maps, the same for each role: the whole flow, and this row's own clock and counters.
-    /// Maps: `FLOWS_NEW_V4/V6` (LRU; no reply seen yet) and `FLOWS_V4/V6` (LRU; both directions seen).
+    /// Maps: `FLOWS_NEW_V4/V6` (LRU; the client has not answered to a reply) and `FLOWS_V4/V6` (LRU; it has).
     pub struct Flow<const W: usize> {
         /// Packets that this row matched.
         pub packets: u64,
@@ -337,17 +337,17 @@ pub mod flow {
 
 /// Idle limits of flows, in seconds.
 pub mod idle {
-    /// TCP and SCTP, both directions seen (kube-proxy's `nf_conntrack_tcp_timeout_established`: 24 h).
+    /// TCP and SCTP in `FLOWS` (kube-proxy's `nf_conntrack_tcp_timeout_established`: 24 h).
     pub const ESTABLISHED: u32 = 86_400;
-    /// TCP and SCTP before a reply.
+    /// TCP and SCTP in `FLOWS_NEW`: the client has not answered to a reply.
     pub const OPENING: u32 = 120;
     /// TCP and SCTP after both FINs or a reset.
     pub const CLOSED: u32 = 10;
-    /// TCP and SCTP after one FIN (kube-proxy's `nf_conntrack_tcp_timeout_close_wait`: 1 h).
+    /// TCP and SCTP in `FLOWS` after one FIN (kube-proxy's `nf_conntrack_tcp_timeout_close_wait`: 1 h).
     pub const CLOSING: u32 = 3_600;
-    /// UDP before a reply.
+    /// UDP in `FLOWS_NEW` (netfilter's `nf_conntrack_udp_timeout`, likewise with one reply).
     pub const UDP_NEW: u32 = 30;
-    /// UDP with replies.
+    /// UDP in `FLOWS`.
     pub const UDP: u32 = 180;
 }
 

@@ -86,12 +86,12 @@ impl Flow {
     /// Idle in both directions for longer than its state allows.
     pub fn expired(&self, now: u64) -> bool {
         let limit = match self.proto {
-            proto::UDP if self.is(flow::REPLIED) => idle::UDP,
+            proto::UDP if self.established => idle::UDP,
             proto::UDP => idle::UDP_NEW,
             _ if self.closed() => idle::CLOSED,
+            _ if !self.established => idle::OPENING,
             _ if self.is(flow::CLIENT_FIN | flow::BACKEND_FIN) => idle::CLOSING,
-            _ if self.is(flow::REPLIED) => idle::ESTABLISHED,
-            _ => idle::OPENING,
+            _ => idle::ESTABLISHED,
         };
         self.directions.iter().all(|direction| now - direction.seen > u64::from(limit) * 1000)
     }

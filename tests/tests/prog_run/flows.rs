@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use culvert_abi::{Flow, FlowKey, Reason, backend, flow, proto, role};
+use culvert_abi::{Flow, FlowKey, Reason, backend, flow, idle, proto, role};
 use culvert_tests::fixture::{Body, Packet, Programs, Story, fin, nets, rst, syn, tcp, tcp_ack, udp, words4, words6};
 
-use super::{DATA, at, rows};
+use super::{DATA, Make, TCP_SYN, UDP, at, rows};
 
 #[test]
 fn a_client_of_an_affine_service_stays() -> Result<()> {
@@ -122,6 +122,55 @@ fn a_connection_that_is_over_makes_room() -> Result<()> {
                 .run(&mut programs)?;
         }
         ensure!(programs.kernel.reason(Reason::FlowCollision)? > 0, "a collision is counted");
+    }
+    Ok(())
+}
+
+#[test]
+fn only_a_client_that_answers_keeps_its_source_for_long() -> Result<()> {
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        // Both want the same port of the node; the first has it as long as its flow lives.
+        let (asked, backend, port) = (at(net.node, 30080), at(net.remote, 8080), at(net.node, 61_234));
+        let (first, second) = (at(net.client, 61_234), at(net.stranger, 61_234));
+        let opens = |packet: Make| {
+            Story::new(format!("client {first}"), &net.world())
+                .becomes("node_ingress", packet(first, asked), packet(first, backend))
+                .becomes("node_egress", packet(first, backend), packet(port, backend))
+        };
+        let says = |story: Story, packet: Make| {
+            story.becomes("node_ingress", packet(first, asked), packet(first, backend))
+        };
+        let reply = |story: Story, packet: Make| {
+            story
+                .becomes("node_ingress", packet(backend, port), packet(backend, first))
+                .becomes("node_egress", packet(backend, first), packet(asked, first))
+        };
+        let (opened, asks) = (opens(TCP_SYN), opens(UDP));
+        let (replied, told) = (reply(opened.clone(), tcp_ack), reply(asks.clone(), UDP));
+        let (established, talking) = (says(replied.clone(), tcp_ack), says(told.clone(), UDP));
+        let cases = [
+            ("opened", TCP_SYN, opened.clone(), idle::OPENING),
+            ("a FIN that nobody answered", TCP_SYN, says(opened, fin), idle::OPENING),
+            ("replied", TCP_SYN, replied, idle::OPENING),
+            ("established", TCP_SYN, established.clone(), idle::ESTABLISHED),
+            ("closing", TCP_SYN, says(established, fin), idle::CLOSING),
+            ("asks", UDP, asks, idle::UDP_NEW),
+            ("told", UDP, told, idle::UDP_NEW),
+            ("talking", UDP, talking, idle::UDP),
+        ];
+        for (state, packet, story, limit) in cases {
+            let protocol = if limit == idle::UDP_NEW || limit == idle::UDP { proto::UDP } else { proto::TCP };
+            let other = at(net.node, net.port(second, backend, protocol));
+            for (idle, source) in [(limit - 2, other), (limit + 2, port)] {
+                story.run(&mut programs)?;
+                programs.age(idle)?;
+                Story::new(format!("{state}, then idle for {idle} s"), &net.world())
+                    .becomes("node_ingress", packet(second, asked), packet(second, backend))
+                    .becomes("node_egress", packet(second, backend), packet(source, backend))
+                    .go_on(&mut programs)?;
+            }
+        }
     }
     Ok(())
 }

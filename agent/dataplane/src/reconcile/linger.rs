@@ -29,9 +29,9 @@ pub struct Sweep {
 struct Pass {
     /// Lingering addresses that no live flow was found for.
     idle: BTreeSet<IpAddr>,
-    /// Maps to read still, the next one last. A flow moves from the new ones to the others, never back; the new ones
-    /// come first, so that none slips through.
-    maps: Vec<(Family, Map)>,
+    /// Maps to read still, the next one last, and whether it is that of the established. A flow moves from the new ones to
+    /// the others, never back; the new ones come first, so that none slips through.
+    maps: Vec<(Family, Map, bool)>,
     cursor: Cursor,
 }
 
@@ -66,17 +66,17 @@ impl Pass {
     fn new<S: Store>(ledger: &Ledger<S>) -> Self {
         let idle: BTreeSet<IpAddr> = ledger.lingering().collect();
         let families = Family::ALL.into_iter().filter(|family| idle.iter().any(|at| Family::of(*at) == *family));
-        let maps = families.flat_map(|family| [(family, family.flows()), (family, family.flows_new())]);
-        Self { maps: maps.collect(), idle, cursor: Cursor::default() }
+        let maps = families.flat_map(|family| family.flow_maps().map(|(map, established)| (family, map, established)));
+        Self { maps: maps.rev().collect(), idle, cursor: Cursor::default() }
     }
 
     /// Reads on; `false` when there is nothing more to learn.
     fn read(&mut self, store: &impl Store, now: Duration) -> Result<bool, Cause> {
-        let Some((family, map)) = self.maps.last().copied() else { return Ok(false) };
+        let Some((family, map, established)) = self.maps.last().copied() else { return Ok(false) };
         let now = flow::tick(now);
         let idle = &mut self.idle;
         let more = store.scan(map, &mut self.cursor, ROWS, &mut |key, value| {
-            let row = codec::decode_flow(family, key, value);
+            let row = codec::decode_flow(family, established, key, value);
             if !flow::expired(&row, now) {
                 idle.remove(&row.frontend.address);
             }

@@ -357,6 +357,7 @@ fn foreign_row(foreign: Foreign, tick: u32) -> FlowRow {
         seen: tick,
         born: tick,
         flags: flow_bits::FOREIGN | flow_bits::REPLIED,
+        established: true,
     }
 }
 

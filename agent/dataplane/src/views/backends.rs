@@ -77,9 +77,9 @@ impl<S: Store> Reconciler<S> {
         let now = flow::tick(now);
         let mut live = LiveByBackend::new();
         for family in Family::ALL {
-            for map in [family.flows_new(), family.flows()] {
+            for (map, established) in family.flow_maps() {
                 self.store().for_each(map, &mut |key, value| {
-                    let row = codec::decode_flow(family, key, value);
+                    let row = codec::decode_flow(family, established, key, value);
                     // Both rows carry packets: ORIGIN the client's, PATH the replies. One of them stands for the flow.
                     if row.backend_id == 0 || row.role == role::RETURN {
                         return;

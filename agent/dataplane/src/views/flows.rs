@@ -23,10 +23,10 @@ impl<S: Store> Reconciler<S> {
         let names = Names::of(self);
         let now = flow::tick(now);
         for family in Family::ALL {
-            for map in [family.flows_new(), family.flows()] {
+            for (map, established) in family.flow_maps() {
                 let mut failed = None;
                 self.store().for_each(map, &mut |key, value| {
-                    let row = codec::decode_flow(family, key, value);
+                    let row = codec::decode_flow(family, established, key, value);
                     if row.role != role::ORIGIN {
                         return;
                     }
@@ -80,9 +80,9 @@ impl<S: Store> Reconciler<S> {
     fn path(&self, family: Family, origin: &FlowRow) -> io::Result<Option<FlowRow>> {
         let path = FlowRow { src: origin.backend, dst: origin.client, role: role::PATH, ..*origin };
         let (key, _) = codec::flow(&path);
-        for map in [family.flows(), family.flows_new()] {
+        for (map, established) in family.flow_maps().into_iter().rev() {
             if let Some(value) = self.store().get(map, &key)? {
-                return Ok(Some(codec::decode_flow(family, &key, &value)));
+                return Ok(Some(codec::decode_flow(family, established, &key, &value)));
             }
         }
         Ok(None)
