@@ -46,7 +46,9 @@ fn gap(plan: &ServicePlan) -> Gap {
     for row in plan.frontends.iter().filter(|row| row.verdict == Verdict::Drop) {
         let policy = match (row.kind, row.audience) {
             (FrontendKind::ClusterIP, _) => 0,
-            (_, Audience::External | Audience::Any) => 1,
+            // The policy of these is about clients from outside. A row that drops everybody has source ranges that nobody
+            // could read.
+            (_, Audience::External) => 1,
             _ => continue,
         };
         gap[policy][usize::from(row.address.is_ipv6())] = true;
@@ -60,6 +62,35 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// The value of the metric for a policy and a family.
+    fn count(gaps: &Gaps, metrics: &Metrics, policy: &str, family: &str) -> usize {
+        gaps.publish(metrics);
+        let text = metrics.text(None).unwrap();
+        let start = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{";
+        let line = format!("{start}traffic_policy=\"{policy}\",ip_family=\"{family}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap()
+    }
+
+    #[test]
+    fn source_ranges_that_cannot_be_read_are_no_missing_endpoints() {
+        let service = json!({
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ipFamilies": ["IPv4"],
+                "loadBalancerSourceRanges": ["198.51.100.0/33"], "ports": [{"port": 80, "protocol": "TCP"}],
+            },
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}},
+        });
+        let mut model = Model::new(Config { node: "node-1".into(), ..Config::default() });
+        model.apply(Change::Service(serde_json::from_value(service).unwrap()));
+        let key = ServiceKey { namespace: "default".into(), name: "web".into() };
+        let plan = model.plan(&key).unwrap();
+        assert!(plan.frontends.iter().any(|row| row.verdict == Verdict::Drop), "{plan:?}");
+        let (mut gaps, metrics) = (Gaps::default(), Metrics::new());
+        gaps.set(&key, Some(&plan));
+        assert_eq!(count(&gaps, &metrics, "external", "IPv4"), 0);
+    }
 
     #[test]
     fn services_without_local_endpoints_are_counted_by_policy() {
@@ -87,13 +118,7 @@ mod tests {
 
         let key = ServiceKey { namespace: "default".into(), name: "web".into() };
         let (mut gaps, metrics) = (Gaps::default(), Metrics::new());
-        let count = |gaps: &Gaps, policy: &str, family: &str| {
-            gaps.publish(&metrics);
-            let text = metrics.text(None).unwrap();
-            let start = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{";
-            let line = format!("{start}traffic_policy=\"{policy}\",ip_family=\"{family}\"}} ");
-            text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<usize>().ok()).unwrap()
-        };
+        let count = |gaps: &Gaps, policy: &str, family: &str| count(gaps, &metrics, policy, family);
         gaps.set(&key, model.plan(&key).as_ref());
         assert_eq!((count(&gaps, "internal", "IPv4"), count(&gaps, "external", "IPv4")), (1, 1));
         assert_eq!((count(&gaps, "internal", "IPv6"), count(&gaps, "external", "IPv6")), (0, 0));
