@@ -62,7 +62,7 @@ fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: Vi
     let mut attempt = 0;
     while attempt <= MORE_CHOICES {
         if !pick(packet, frontend, view, attempt) {
-            return Outcome::drop(Reason::NoTable);
+            return Outcome::reject(Reason::NoTable);
         }
         match open(packet, view.flags, pods) {
             Opened::Yes => {

@@ -126,6 +126,27 @@ fn a_service_without_endpoints_refuses_at_once() -> Result<()> {
 }
 
 #[test]
+fn a_service_whose_table_names_nobody_refuses_at_once() -> Result<()> {
+    let mut bench = Bench::new(socket_mode::ALL)?;
+    serve(&mut bench, 1)?;
+    for family in Family::BOTH {
+        for index in 0..3 {
+            bench.world.backends.remove(&backend_id(family, 1, index));
+        }
+    }
+    bench.commit()?;
+    for place in [&bench.host, &bench.pod] {
+        for ask in Family::BOTH.into_iter().flat_map(|family| forms((vip(family, 1), 80).into())) {
+            let outcome = place.ask(&ask)?;
+            ensure!(outcome == Outcome::Refused, "{} {ask:?}: {outcome}", place.name());
+        }
+    }
+    ensure!(bench.kernel.reason(Reason::NoTable)? == 18);
+    ensure!(bench.kernel.service(service_id(Family::V4, 1))?.rejected == 12);
+    Ok(())
+}
+
+#[test]
 fn a_port_that_nobody_serves_is_refused_where_the_address_says_so() -> Result<()> {
     let mut bench = Bench::new(socket_mode::ALL)?;
     serve(&mut bench, 1)?;

@@ -30,7 +30,7 @@ pub enum Reason {
     Martian = 11,
     /// An IPv6 packet with more extension headers than are walked: left to the stack.
     TooManyExtensions = 12,
-    /// A frontend without a usable table (the slab was full): dropped.
+    /// A frontend without a usable table (the slab was full, or all whom it names are gone): refused.
     NoTable = 13,
 }
 

@@ -65,6 +65,12 @@ pub fn decide<const W: usize>(ctx: &SockAddrContext, asked: &Endpoint<W>, protoc
     }
 }
 
+/// A frontend that balances, and has nobody to give.
+#[inline(always)]
+pub fn nobody<const W: usize>(asked: &Endpoint<W>, protocol: u8, frontend: &Frontend) -> Decision<W> {
+    refuse(asked, protocol, Reason::NoTable, frontend.service)
+}
+
 /// No frontend has this port.
 #[inline(always)]
 fn unserved<const W: usize>(asked: &Endpoint<W>, protocol: u8, meaning: u32) -> Decision<W> {

@@ -83,13 +83,15 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 fn connect<const W: usize, N: Name<W>>(ctx: &SockAddrContext) -> i32 {
     let proto = name::protocol(ctx);
     let asked = N::read(ctx);
-    let decision = decide::decide::<W>(ctx, &asked, proto);
+    let mut decision = decide::decide::<W>(ctx, &asked, proto);
     if let Decision::Balance { frontend, view, netns } = &decision {
         let client = choose::by_namespace(*netns, frontend.service);
         if let Some(chosen) = choose::choose::<W>(frontend, view, &client, Spot::Random, 0) {
             connected::remember(ctx, &asked, proto, &chosen);
             return translate::<W, N>(ctx, &chosen);
         }
+        // Untranslated, the host's packets would meet no hook that answers them, and their caller would wait in vain.
+        decision = decide::nobody(&asked, proto, frontend);
     }
     // Whatever the socket was connected to before, it is not any more.
     connected::forget(ctx);
@@ -117,7 +119,9 @@ fn sendmsg<const W: usize, N: Name<W>>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     let client = choose::by_namespace(*netns, frontend.service);
-    let Some(chosen) = choose::choose::<W>(frontend, view, &client, Spot::Random, 0) else { return ALLOW };
+    let Some(chosen) = choose::choose::<W>(frontend, view, &client, Spot::Random, 0) else {
+        return settle(&decide::nobody(&asked, proto::UDP, frontend));
+    };
     datagrams.remember(&chosen);
     datagrams.show(&chosen);
     translate::<W, N>(ctx, &chosen)

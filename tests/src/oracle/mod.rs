@@ -114,7 +114,8 @@ enum Decision {
     Translate(End, SocketAddr),
     Drop(Reason),
     Reject(Reason),
-    /// Dropped, because of a collision or because nobody lives: it depends on what the kernel drew.
+    /// Dropped, because of a collision or because nobody lives (and the packet is none to answer): it depends on what the
+    /// kernel drew.
     DropUnsure,
     Impossible(String),
 }
@@ -340,7 +341,7 @@ impl Oracle {
     fn balance(&mut self, packet: &Packet, frontend: &Frontend, view: View, pod: bool, seen: &Verdict) -> Decision {
         for attempt in 0..CHOICES {
             match self.offer(packet, frontend, view, attempt) {
-                Offer::One(None) => return Decision::Drop(Reason::NoTable),
+                Offer::One(None) => return Decision::Reject(Reason::NoTable),
                 Offer::One(Some(id)) => {
                     self.stick(packet, frontend, id);
                     if let Some(decision) = self.open(packet, frontend, view, pod, id) {
@@ -368,7 +369,7 @@ impl Oracle {
         match seen {
             Verdict::Drop if taken && nobody => Decision::DropUnsure,
             Verdict::Drop if taken => Decision::Drop(Reason::FlowCollision),
-            Verdict::Drop if nobody => Decision::Drop(Reason::NoTable),
+            Verdict::Drop | Verdict::Answer(_) if nobody => Decision::Reject(Reason::NoTable),
             Verdict::Next(bytes) => {
                 let Ok(translated) = read(bytes, |_, _, _, _| Some((packet.tuple.src.port(), 0))) else {
                     return Decision::Impossible("the kernel's packet cannot be read".to_owned());

@@ -68,7 +68,8 @@ fn a_backend_that_goes_ends_its_datagrams_and_keeps_its_connections() -> Result<
             row.flags = 0;
         }
         programs.kernel.write(&world)?;
-        ensure!(programs.run("node_ingress", &udp(client, vip, DATA).frame(false))?.verdict == 2, "nobody is there");
+        ensure!(programs.run("node_ingress", &udp(client, vip, DATA).frame(false))?.verdict == 7, "nobody is there");
+        ensure!(programs.run("node_ingress", &syn(at(net.stranger, 40_000), vip).frame(false))?.verdict == 7, "nor for TCP");
         ensure!(chosen(&mut programs, tcp(client, vip, DATA))? == connection, "a connection goes on");
         for row in world.backends.values_mut().filter(|row| row.service == 9) {
             row.flags = backend::ALIVE;

@@ -42,8 +42,9 @@ fn refusals_are_answered_in_place() -> Result<()> {
         for (ingress, from) in [("node_ingress", net.client), ("pod_ingress", net.pod), ("node_ingress_l3", net.client)]
         {
             let (client, empty, closed) = (at(from, 40_000), at(net.vip, 81), at(net.vip, 9999));
+            let unlisted = at(net.vip, 85);
             let mut story = Story::new(format!("refused at {ingress}, client {from}"), &net.world());
-            for asked in [empty, closed] {
+            for asked in [empty, closed, unlisted] {
                 story = story
                     .answered(ingress, syn(client, asked), reset(&net, asked, client, 0, 0x1122_3345, RST_ACK))
                     .dropped(ingress, rst(client, asked));
@@ -59,6 +60,7 @@ fn refusals_are_answered_in_place() -> Result<()> {
             story = story
                 // In the middle of a connection: only a port that is not served is told.
                 .dropped(ingress, tcp(client, empty, DATA))
+                .dropped(ingress, tcp(client, unlisted, DATA))
                 .answered(ingress, tcp(client, closed, DATA), reset(&net, closed, client, 0x0102_0304, 0, RST))
                 .answered(ingress, fin(client, closed), reset(&net, closed, client, 0x0102_0304, 0, RST))
                 .answered(ingress, tcp_ack(client, closed), reset(&net, closed, client, 0x0102_0304, 0, RST));
@@ -99,7 +101,6 @@ fn drops_are_silent() -> Result<()> {
         let cases = [
             (Reason::NoLocalEndpoints, client, at(net.vip, 82)),
             (Reason::SourceRange, stranger, ranged),
-            (Reason::NoTable, client, at(net.vip, 85)),
             (Reason::Martian, at(nowhere, 40_000), at(net.vip, 80)),
             (Reason::Martian, at(loopback, 40_000), at(net.vip, 80)),
         ];
