@@ -5,7 +5,7 @@ use culvert_abi::{Link, Reason, V4, V6, address, flow, flow_hash, hook, role, ve
 
 use crate::{
     clock, count, filter,
-    flow::{self as rows, Row, Slot, find, holds_source, insert, mark},
+    flow::{self as rows, Row, Slot, find, insert, mark, vacate},
     fragment,
     lookup::{self, Audience},
     maps::{self, config},
@@ -165,11 +165,10 @@ fn take_source<const W: usize>(proto: u8, path: &Row<W>, source: &[u32; W], port
     let Some(key) = rows::key_of(path.flow(), proto, role::RETURN, Slot::Writer) else { return false };
     key.dst = *source;
     key.dport = port;
-    if let Some(row) = find(key) {
-        if holds_source(&row, proto, clock::now()) {
-            return false;
-        }
-        rows::remove(key);
+    if let Some(row) = find(key)
+        && !vacate(&row, key, clock::now())
+    {
+        return false;
     }
     path.set_source(source, port);
     if !insert(key, path.flow(), path.established) {

@@ -194,13 +194,21 @@ fn other<const W: usize>(row: &Row<W>, proto: u8, role: u8) -> Option<Row<W>> {
     find(key_of(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }, Slot::Here)?)
 }
 
-/// Whether the flow of a RETURN row is still there: its PATH row is, speaks of the same source, and is not expired.
+/// Takes the source of a RETURN row from its flow, unless that lives: its PATH row is there, speaks of the same source, and
+/// is not expired. An expired flow is ended, for nobody may ever ask for it again.
 #[inline(always)]
-pub fn holds_source<const W: usize>(row: &Row<W>, proto: u8, now: u32) -> bool {
-    let Some(path) = key_of(row.flow(), proto, role::PATH, Slot::Here).and_then(|key| find(key)) else { return false };
-    path.flow().source == row.flow().source
+pub fn vacate<const W: usize>(row: &Row<W>, key: &FlowKey<W>, now: u32) -> bool {
+    if let Some(path) = key_of(row.flow(), key.proto, role::PATH, Slot::Here).and_then(|key| find(key))
+        && path.flow().source == row.flow().source
         && path.flow().source_port == row.flow().source_port
-        && !expired(&path, proto, role::PATH, now)
+    {
+        if !expired(&path, key.proto, role::PATH, now) {
+            return false;
+        }
+        end(&path, key.proto, role::PATH);
+    }
+    remove(key);
+    true
 }
 
 /// Whether the backend that a row names is still the one that was chosen, and alive.

@@ -549,7 +549,7 @@ impl Oracle {
         let own = Some(src.port()).filter(|port| (low..=high).contains(port));
         for port in own.into_iter().chain(hashed) {
             let source = SocketAddr::new(address, port);
-            if !self.source_is_held(&Tuple { src: dst, dst: source, proto }) {
+            if self.vacate(&Tuple { src: dst, dst: source, proto }) {
                 self.flows.set_source(id, source);
                 return Decision::Translate(End::Source, source);
             }
@@ -557,9 +557,17 @@ impl Oracle {
         Decision::Drop(Reason::PortsExhausted)
     }
 
-    fn source_is_held(&self, back: &Tuple) -> bool {
-        let holder = self.flows.by_back(back).and_then(|id| self.flows.get(id));
-        holder.is_some_and(|flow| flow.source == Some(back.dst) && !flow.expired(self.now))
+    /// Whether a source is free; an expired flow that has it is ended.
+    fn vacate(&mut self, back: &Tuple) -> bool {
+        let Some(id) = self.flows.by_back(back) else { return true };
+        let holder = self.flows.get(id).filter(|flow| flow.source == Some(back.dst));
+        if holder.is_some_and(|flow| !flow.expired(self.now)) {
+            return false;
+        }
+        if holder.is_some() {
+            self.end(id);
+        }
+        true
     }
 }
 

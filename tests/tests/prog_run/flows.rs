@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use culvert_abi::{Flow, FlowKey, Reason, backend, flow, idle, proto, role};
+use culvert_abi::{BackendCounters, Flow, FlowKey, Reason, backend, flow, idle, proto, role};
 use culvert_tests::fixture::{Body, Packet, Programs, Story, fin, nets, rst, syn, tcp, tcp_ack, udp, words4, words6};
 
 use super::{DATA, Make, TCP_SYN, UDP, at, rows};
@@ -173,6 +173,28 @@ fn only_a_client_that_answers_keeps_its_source_for_long() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn an_expired_flow_whose_source_is_taken_is_ended_and_counted() -> Result<()> {
+    const BACKEND: u32 = 2;
+    let mut programs = Programs::load()?;
+    let net = nets()[0];
+    let (asked, backend, port) = (at(net.node, 30080), at(net.remote, 8080), at(net.node, 61_234));
+    let opens = |client| {
+        Story::new("opens", &net.world())
+            .becomes("node_ingress", syn(client, asked), syn(client, backend))
+            .becomes("node_egress", syn(client, backend), syn(port, backend))
+    };
+    let (first, second) = (at(net.client, 61_234), at(net.stranger, 61_234));
+    opens(first).run(&mut programs)?;
+    programs.age(idle::OPENING + 2)?;
+    opens(second).go_on(&mut programs)?;
+    let left = rows::<1>(&mut programs, "FLOWS_NEW_V4")?;
+    ensure!(left.len() == 3, "the rows of the second alone: {left:?}");
+    let counted = programs.kernel.array::<BackendCounters>("BACKEND_COUNTERS_V4")?.get(&BACKEND, 0)?;
+    ensure!((counted.packets, counted.bytes) == (1, 40), "{counted:?}");
     Ok(())
 }
 
