@@ -35,14 +35,16 @@ pub struct Options {
     pub binary: PathBuf,
     /// `--socket-mode`.
     pub socket_mode: SocketMode,
-    /// More arguments.
+    /// More arguments, for the agent and for `culvert plan`.
     pub arguments: Vec<String>,
+    /// More arguments, for the agent alone.
+    pub flags: Vec<String>,
 }
 
 impl Options {
     /// The binary that was built beside this one, or `$CULVERT_BIN`.
     pub fn new(socket_mode: SocketMode) -> Result<Self> {
-        Ok(Self { binary: binary()?, socket_mode, arguments: Vec::new() })
+        Ok(Self { binary: binary()?, socket_mode, arguments: Vec::new(), flags: Vec::new() })
     }
 }
 
@@ -223,7 +225,7 @@ fn launch(host: &Place, node: &str, paths: &Paths, options: &Options) -> Result<
         SocketMode::All => "all",
         SocketMode::Host => "host",
     });
-    command.args(&options.arguments);
+    command.args(&options.arguments).args(&options.flags);
     host.start(command)
 }
 
