@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use culvert_dataplane::links::Role;
 use culvert_dataplane::links::hooks::Method;
 use culvert_dataplane::{Dataplane, Options, cleanup};
-use culvert_tests::shell::{run, sh};
+use culvert_tests::shell::{feed, run, sh, split};
 
 #[test]
 fn links_are_told_apart_hooked_and_left_without_a_trace() -> Result<()> {
@@ -212,6 +212,48 @@ fn another_method_leaves_no_hooks_of_the_first() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Notifications that did not fit into the sockets of the caller's namespace.
+fn lost_notifications() -> Result<u64> {
+    let sockets = sh("cat /proc/net/netlink")?;
+    // sk, Eth, Pid, Groups, Rmem, Wmem, Dump, Locks, Drops, Inode
+    let drops = sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    Ok(drops.sum())
+}
+
+#[test]
+fn a_link_whose_notification_is_lost_is_hooked_all_the_same() -> Result<()> {
+    const ROUNDS: u32 = 40;
+    for &method in methods() {
+        let node = Node::new()?;
+        let pod = node.scope.netns("late")?;
+        node.host.block_on(async || {
+            let mut plane = Dataplane::open(node.options(method))?;
+            plane.node_addresses.send_replace(Some(node_addresses()));
+            beside(plane.links, async || {
+                report(&mut plane.report, |report| report.links.len() == 3).await?;
+                // Nobody listens while this thread works. Notifications about queues, none of which is a reason to look
+                // at the links, fill the room; the one about the new link finds none.
+                sh("tc qdisc add dev lo root pfifo limit 1")?;
+                for round in 0..ROUNDS {
+                    let line = |n: u32| format!("qdisc change dev lo root pfifo limit {}\n", round * 1_000 + n + 2);
+                    feed(&mut split("tc -batch -"), &(0..1_000).map(line).collect::<String>())?;
+                    if lost_notifications()? > 0 {
+                        break;
+                    }
+                }
+                ensure!(lost_notifications()? > 0, "{method:?}: there was room for everything");
+                sh(&format!("ip link add pod2 type veth peer name eth0 netns {pod}"))?;
+                let report = report(&mut plane.report, |report| link(report, "pod2").is_some()).await?;
+                let programs = link(&report, "pod2").map(|link| (link.ingress.len(), link.egress.len()));
+                ensure!(programs == Some((1, 1)), "{method:?}: {report:?}");
+                Ok(())
+            })
+            .await
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

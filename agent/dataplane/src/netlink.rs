@@ -5,9 +5,12 @@ use std::io;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Larger than any datagram that the kernel makes of a dump (at most 32 KiB).
 const BUFFER: usize = 64 * 1024;
+/// Bytes of notifications that may wait.
+const ROOM: usize = 1 << 20;
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
@@ -139,8 +142,11 @@ impl Monitor {
     pub fn join(groups: &[u32]) -> io::Result<Self> {
         let mut monitor = TokioSocket::new(NETLINK_ROUTE)?;
         let socket = monitor.socket_mut();
-        // Room for a burst of a few thousand messages; more than that is an overrun.
-        socket.set_rx_buf_sz(1_u32 << 20)?;
+        // Room for a burst of a few thousand messages; more than that is an overrun. Without NET_ADMIN over the machine's
+        // first user namespace, net.core.rmem_max is the most that there is.
+        if setsockopt(&*socket, sockopt::RcvBufForce, &ROOM).is_err() {
+            socket.set_rx_buf_sz(ROOM as u32)?;
+        }
         socket.bind_auto()?;
         for group in groups {
             socket.add_membership(*group)?;
