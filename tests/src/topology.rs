@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use crate::manifests::Manifests;
 use crate::place::{Family, Place};
 use crate::scope::Scope;
-use crate::shell::sh;
+use crate::shell::{self, sh};
 
 /// How pods are linked to their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +43,19 @@ pub enum Uplink {
     Vxlan,
     /// By `eth0`, and pods by `over0`, a tunnel without Ethernet headers (IP in IPv6).
     Tunnel,
+    /// By `eth0`, and pods by `over0`, a `WireGuard` link, which has none either.
+    WireGuard,
 }
 
 impl Uplink {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Plain, Self::Vlan, Self::Bond, Self::Vxlan, Self::Tunnel];
+    pub const ALL: [Self; 6] =
+        [Self::Plain, Self::Vlan, Self::Bond, Self::Vxlan, Self::Tunnel, Self::WireGuard];
 
     /// The link that carries a node's address.
     pub fn device(self) -> &'static str {
         match self {
-            Self::Plain | Self::Vxlan | Self::Tunnel => "eth0",
+            Self::Plain | Self::Vxlan | Self::Tunnel | Self::WireGuard => "eth0",
             Self::Vlan => "eth0.100",
             Self::Bond => "bond0",
         }
@@ -61,7 +64,7 @@ impl Uplink {
     /// The lines that make [`Self::device`] on a machine that has `eth0`.
     fn setup(self) -> &'static str {
         match self {
-            Self::Plain | Self::Vxlan | Self::Tunnel => "link set eth0 up\n",
+            Self::Plain | Self::Vxlan | Self::Tunnel | Self::WireGuard => "link set eth0 up\n",
             Self::Vlan => "link set eth0 up\nlink add link eth0 name eth0.100 type vlan id 100\nlink set eth0.100 up\n",
             Self::Bond => {
                 "link add bond0 type bond mode active-backup miimon 100\nlink set eth0 master bond0\nlink set bond0 up\n"
@@ -77,6 +80,7 @@ impl Uplink {
             Self::Bond => Some("bond"),
             Self::Vxlan => Some("vxlan id 7 dstport 4789"),
             Self::Tunnel => Some("ip6tnl local ::1 remote ::2 mode any"),
+            Self::WireGuard => Some("wireguard"),
         }
     }
 }
@@ -382,6 +386,7 @@ impl Lab {
                 Uplink::Tunnel => {
                     format!("ip6tnl mode any encaplimit none local {} remote {}", node.host.v6(), other.host.v6())
                 }
+                Uplink::WireGuard => "wireguard".to_owned(),
             };
             node.host.ip_batch(&format!(
                 "link add over0 type {kind}\nlink set over0 up\n\
@@ -389,6 +394,23 @@ impl Lab {
                  route replace 10.244.{o}.0/24 via 10.250.0.{o} dev over0 onlink\n\
                  route replace fd00:244:{o}::/64 via fd00:250::{o} dev over0 onlink\n"
             ))?;
+        }
+        if self.uplink == Uplink::WireGuard { self.introduce() } else { Ok(()) }
+    }
+
+    /// Gives the nodes' `WireGuard` links keys, and tells each of the other.
+    fn introduce(&self) -> Result<()> {
+        const PORT: u16 = 51_820;
+        let [first, second] = [0, 1].map(|node: usize| &self.nodes[node].host);
+        for host in [first, second] {
+            let key = sh("wg genkey")?;
+            let mut command = shell::split(&format!("wg set over0 listen-port {PORT} private-key /dev/stdin"));
+            host.run(|| shell::feed(&mut command, &key))?;
+        }
+        for (host, other) in [(first, second), (second, first)] {
+            let key = other.sh("wg show over0 public-key")?;
+            let (key, address) = (key.trim(), other.v4());
+            host.sh(&format!("wg set over0 peer {key} endpoint {address}:{PORT} allowed-ips 0.0.0.0/0,::/0"))?;
         }
         Ok(())
     }

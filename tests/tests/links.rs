@@ -1,4 +1,4 @@
-//! Nodes whose links are not plain Ethernet cards: VLAN, bond, VXLAN, and a tunnel without Ethernet headers.
+//! Nodes whose links are not plain Ethernet cards: VLAN, bond, VXLAN, and tunnels without Ethernet headers.
 //!
 //! A kernel that lacks a kind of link cannot show it: said in the output. `cargo xtask vm` boots kernels that have all.
 
@@ -44,6 +44,11 @@ fn bond() -> Result<()> {
 #[test]
 fn vxlan() -> Result<()> {
     run(Uplink::Vxlan)
+}
+
+#[test]
+fn wireguard() -> Result<()> {
+    run(Uplink::WireGuard)
 }
 
 #[test]

@@ -60,6 +60,7 @@ pub const COMMON: &[Need] = &[
     command("ip", "iproute2"),
     command("iptables", "iptables"),
     command("nft", "nftables"),
+    command("wg", "wireguard-tools"),
     command("conntrack", "conntrack"),
     command("ethtool", "ethtool"),
     command("capsh", "libcap2-bin"),
