@@ -299,8 +299,9 @@ impl<S: Store> Ledger<S> {
         };
         self.undo.push(Undo::Slice { base, units });
         table.base = base;
-        let list = members.iter().flat_map(|id| [*id as u16, (*id >> 16) as u16]);
-        let slice: Vec<u16> = list.chain(slots.iter().copied()).collect();
+        let mut slice = Vec::with_capacity(units as usize);
+        slice.extend(members.iter().flat_map(|id| [*id as u16, (*id >> 16) as u16]));
+        slice.extend_from_slice(slots);
         self.store.write_slab(base, &slice).map_err(|source| Cause::WriteSlab { source })?;
         Ok(table.pack())
     }
