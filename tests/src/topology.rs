@@ -49,8 +49,7 @@ pub enum Uplink {
 
 impl Uplink {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Plain, Self::Vlan, Self::Bond, Self::Vxlan, Self::Tunnel, Self::WireGuard];
+    pub const ALL: [Self; 6] = [Self::Plain, Self::Vlan, Self::Bond, Self::Vxlan, Self::Tunnel, Self::WireGuard];
 
     /// The link that carries a node's address.
     pub fn device(self) -> &'static str {

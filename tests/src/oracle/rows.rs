@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use culvert_abi::{
-    Affinity, AffinityKey, Flow as Row, FlowKey, Fragment, FragmentKey, TICK_SHIFT, V4, V6, affinity, affinity_hash, role,
+    Affinity, AffinityKey, Flow as Row, FlowKey, Fragment, FragmentKey, TICK_SHIFT, V4, V6, affinity, affinity_hash,
+    role,
 };
 
 use super::flows::{Flow, Side};

@@ -69,7 +69,10 @@ fn a_backend_that_goes_ends_its_datagrams_and_keeps_its_connections() -> Result<
         }
         programs.kernel.write(&world)?;
         ensure!(programs.run("node_ingress", &udp(client, vip, DATA).frame(false))?.verdict == 7, "nobody is there");
-        ensure!(programs.run("node_ingress", &syn(at(net.stranger, 40_000), vip).frame(false))?.verdict == 7, "nor for TCP");
+        ensure!(
+            programs.run("node_ingress", &syn(at(net.stranger, 40_000), vip).frame(false))?.verdict == 7,
+            "nor for TCP"
+        );
         ensure!(chosen(&mut programs, tcp(client, vip, DATA))? == connection, "a connection goes on");
         for row in world.backends.values_mut().filter(|row| row.service == 9) {
             row.flags = backend::ALIVE;
@@ -139,13 +142,14 @@ fn only_a_client_that_answers_keeps_its_source_for_long() -> Result<()> {
                 .becomes("node_ingress", packet(first, asked), packet(first, backend))
                 .becomes("node_egress", packet(first, backend), packet(port, backend))
         };
-        let says = |story: Story, packet: Make| {
-            story.becomes("node_ingress", packet(first, asked), packet(first, backend))
-        };
+        let says =
+            |story: Story, packet: Make| story.becomes("node_ingress", packet(first, asked), packet(first, backend));
         let reply = |story: Story, packet: Make| {
-            story
-                .becomes("node_ingress", packet(backend, port), packet(backend, first))
-                .becomes("node_egress", packet(backend, first), packet(asked, first))
+            story.becomes("node_ingress", packet(backend, port), packet(backend, first)).becomes(
+                "node_egress",
+                packet(backend, first),
+                packet(asked, first),
+            )
         };
         let (opened, asks) = (opens(TCP_SYN), opens(UDP));
         let (replied, told) = (reply(opened.clone(), tcp_ack), reply(asks.clone(), UDP));
@@ -183,9 +187,11 @@ fn an_expired_flow_whose_source_is_taken_is_ended_and_counted() -> Result<()> {
     let net = nets()[0];
     let (asked, backend, port) = (at(net.node, 30080), at(net.remote, 8080), at(net.node, 61_234));
     let opens = |client| {
-        Story::new("opens", &net.world())
-            .becomes("node_ingress", syn(client, asked), syn(client, backend))
-            .becomes("node_egress", syn(client, backend), syn(port, backend))
+        Story::new("opens", &net.world()).becomes("node_ingress", syn(client, asked), syn(client, backend)).becomes(
+            "node_egress",
+            syn(client, backend),
+            syn(port, backend),
+        )
     };
     let (first, second) = (at(net.client, 61_234), at(net.stranger, 61_234));
     opens(first).run(&mut programs)?;
