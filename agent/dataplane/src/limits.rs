@@ -23,7 +23,7 @@ pub struct Limits {
     pub ranges: u32,
     /// Rows of flows seen in both directions; a flow takes two, or three with a translated source.
     pub flows: u32,
-    /// Rows of flows without a reply yet.
+    /// Rows of flows whose client has not answered to a reply yet.
     pub flows_new: u32,
     /// Clients with session affinity, by Service port (both families together).
     pub affinity: u32,
