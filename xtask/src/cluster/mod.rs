@@ -1,0 +1,3 @@
+//! Real Kubernetes clusters inside this machine.
+
+pub mod parts;
