@@ -2,17 +2,20 @@
 //!
 //! One module for each command; what they share is below them:
 //! ```text
-//!  setup   lint   test   demo   bench   vm commands
+//!  setup   lint   test   demo   bench   cluster   image   vm commands
 //!            └──────┴── step ───┘          steps: limits, log files, outcomes, the table at the end
-//!  cargo   kernel                          calls of cargo; the compiler of the kernel programs
+//!  cargo   kernel   oci                    calls of cargo; the compiler of the kernel programs; container images
 //!  process   ui   workspace                child processes, the terminal, paths
 //! ```
 
 mod bench;
 mod cargo;
+mod cluster;
 mod demo;
+mod image;
 mod kernel;
 mod lint;
+mod oci;
 mod process;
 mod setup;
 mod step;
@@ -37,7 +40,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Install what building, testing and the demo need (Debian 12, as root); does nothing the second time
-    Setup,
+    Setup(setup::Arguments),
     /// Check format, lints, dependencies, licences and the kernel object
     Lint(lint::Arguments),
     /// Run every check and test, cheap ones first, and end with a table
@@ -46,17 +49,23 @@ enum Task {
     Demo(demo::Arguments),
     /// Measure what a packet, a connect and a connection cost
     Bench(bench::Arguments),
+    /// Real Kubernetes clusters inside this machine, for tests
+    Cluster(cluster::Arguments),
+    /// Build the agent's container image, for `ctr images import`, `docker load` and the like
+    Image(image::Arguments),
     /// Boot a Debian kernel under QEMU, with this machine's files as its root, and run a command there
     Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
-        Task::Setup => setup::run(&workspace).map(|()| ExitCode::SUCCESS),
+        Task::Setup(arguments) => setup::command(&workspace, &arguments),
         Task::Lint(arguments) => lint::run(&workspace, &arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Demo(arguments) => demo::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
+        Task::Cluster(arguments) => cluster::run(&workspace, &arguments),
+        Task::Image(arguments) => image::run(&workspace, &arguments),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
     });
     outcome.unwrap_or_else(|error| {

@@ -81,6 +81,12 @@ impl<'a> Job<'a> {
         self.progress.line(line);
     }
 
+    /// Says that a part is done, on the terminal too.
+    pub fn report(&mut self, line: &str) {
+        self.log.line(line);
+        self.progress.report(line);
+    }
+
     fn end(self, mark: &str, note: &str) {
         self.progress.end(mark, note);
     }

@@ -53,6 +53,11 @@ impl Progress {
         }
     }
 
+    /// Something that is done while the rest goes on: a line that stays.
+    pub fn report(&self, line: &str) {
+        self.bar.suspend(|| say(&format!("      {line}")));
+    }
+
     /// Replaces the moving line by its result; `mark` is a word of at most five letters.
     pub fn end(self, mark: &str, note: &str) {
         self.bar.finish_and_clear();

@@ -36,6 +36,12 @@ impl Workspace {
         self.cache.join("target")
     }
 
+    /// What test clusters are made of: `$CULVERT_CLUSTER_CACHE`, else `cluster` in the cache. Builds of several checkouts
+    /// do not disturb each other there, and it is worth sharing, for it takes long to fill.
+    pub fn cluster(&self) -> PathBuf {
+        set("CULVERT_CLUSTER_CACHE").unwrap_or_else(|| self.cache.join("cluster"))
+    }
+
     /// The compiler of the kernel programs, once `setup` is through.
     pub fn toolchain(&self) -> Option<&Toolchain> {
         self.toolchain.get_or_init(Toolchain::find).as_ref()
@@ -48,8 +54,12 @@ impl Workspace {
     }
 }
 
+/// A path from the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn cache_directory() -> Option<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("CULVERT_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|base| base.join("culvert")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/culvert")))

@@ -3,13 +3,19 @@
 //! Nothing is remembered between runs: each need is looked for on the machine, and only what is missing is installed.
 //! That makes a second run a matter of a second, and right even after somebody removed a package.
 
+mod go;
 mod needs;
 mod packages;
 mod tools;
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
+pub use go::Go;
 
 use crate::{
     kernel::{NIGHTLY, Toolchain},
@@ -18,6 +24,40 @@ use crate::{
     workspace::{Workspace, find_program},
 };
 use needs::Need;
+
+/// Arguments of `setup`.
+#[derive(Args)]
+pub struct Arguments {
+    /// What test clusters and the agent's image need, too; commands that use them install it themselves
+    #[arg(long)]
+    cluster: bool,
+}
+
+/// `cargo xtask setup`.
+pub fn command(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    run(workspace)?;
+    if arguments.cluster {
+        cluster(workspace)?;
+        image(workspace)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what test clusters need beside what everything needs.
+pub fn cluster(workspace: &Workspace) -> Result<()> {
+    install_packages(workspace, needs::CLUSTER)?;
+    if Go::find(workspace).is_some() {
+        return Ok(());
+    }
+    install_packages(workspace, needs::GO)?;
+    alone(workspace, "setup: Go", tools::LIMIT, Go::fetch)?;
+    Go::find(workspace).map(|_| ()).context("Go was fetched but does not run")
+}
+
+/// Installs what building the agent's image needs beside what everything needs.
+pub fn image(workspace: &Workspace) -> Result<()> {
+    install_packages(workspace, needs::IMAGE)
+}
 
 /// Installs what is missing.
 pub fn run(workspace: &Workspace) -> Result<()> {

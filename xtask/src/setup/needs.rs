@@ -92,6 +92,16 @@ pub const COMMON: &[Need] = &[
     command("xz", "xz-utils"),
 ];
 
+/// Needed for test clusters, beside what is needed everywhere.
+pub const CLUSTER: &[Need] =
+    &[command("runc", "runc"), command("bash", "bash"), command("ss", "iproute2"), command("ldd", "libc-bin")];
+
+/// Needed for test clusters where no Go is: one that can fetch the right one.
+pub const GO: &[Need] = &[command("go", "golang-go")];
+
+/// Needed for the agent's image: the C compiler of the C library that it is linked to.
+pub const IMAGE: &[Need] = &[command("musl-gcc", "musl-tools")];
+
 /// Needed where rustup has no nightly with the source of `core`.
 pub const COMPILER: &[Need] = &[
     file("/usr/bin/rustc", "rustc-web"),

@@ -1,6 +1,7 @@
 //! The programs of a test cluster, and what each is built from.
 
-/// A directory of `tests/cluster/` with a `go.mod` of its own, because version constraints of their dependencies clash.
+/// A directory of `tests/cluster/` with a `go.mod` of its own, because the version constraints of their dependencies
+/// clash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Module {
     /// Kubernetes, its tests and their runner.
@@ -29,9 +30,39 @@ impl Module {
             Self::Helm => "helm",
         }
     }
+
+    /// The module whose version its programs report.
+    pub const fn main_module(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "k8s.io/kubernetes",
+            Self::Containerd => "github.com/containerd/containerd/v2",
+            Self::CoreDns => "github.com/coredns/coredns",
+            Self::Flannel => "github.com/flannel-io/flannel",
+            Self::FlannelCni => "github.com/containernetworking/plugins",
+            Self::Helm => "helm.sh/helm/v4",
+        }
+    }
+
+    /// Linker flags that tell its programs their version (`v1.2.3`), where they cannot know it otherwise.
+    pub fn stamps(self, version: &str) -> Vec<String> {
+        let number = version.trim_start_matches('v');
+        let mut parts = number.split('.');
+        let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        match self {
+            Self::Kubernetes => vec![
+                format!("k8s.io/component-base/version.gitVersion={version}"),
+                format!("k8s.io/component-base/version.gitMajor={major}"),
+                format!("k8s.io/component-base/version.gitMinor={minor}"),
+            ],
+            Self::Containerd => vec![format!("github.com/containerd/containerd/v2/version.Version={number}")],
+            Self::Flannel => vec![format!("github.com/flannel-io/flannel/pkg/version.Version={version}")],
+            Self::Helm => vec![format!("helm.sh/helm/v4/internal/version.version={version}")],
+            Self::CoreDns | Self::FlannelCni => Vec::new(),
+        }
+    }
 }
 
-/// A program that is built here. etcd and runc are Debian's, and in the search path.
+/// What is built in one go. etcd and runc are Debian's, and in the search path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
     /// `kube-apiserver`
@@ -52,17 +83,19 @@ pub enum Program {
     ContainerdShim,
     /// `ctr`
     Ctr,
-    /// The plugins bridge, ptp, loopback, host-local and portmap; its path is their directory.
+    /// The plugins bridge, ptp, loopback, host-local and portmap; the path is their directory.
     CniPlugins,
-    /// `flannel`, the CNI plugin; its path is the directory with this one file.
+    /// `flannel`, the CNI plugin; the path is the directory with this one file.
     FlannelCni,
     /// `flanneld`
     Flanneld,
+    /// `install-conf`, with which flannel's pods install their CNI configuration.
+    FlannelInstallConf,
     /// `coredns`
     CoreDns,
-    /// `agnhost`, the server and client of Kubernetes' tests.
+    /// `agnhost`, server and client of Kubernetes' tests.
     Agnhost,
-    /// `regression-issue-74839`, a server of one Conntrack test.
+    /// `regression-issue-74839`, the server of one Conntrack test.
     RegressionIssue74839,
     /// `e2e.test`: Kubernetes' tests of SIG Network.
     E2eTest,
@@ -72,22 +105,111 @@ pub enum Program {
     Helm,
 }
 
+/// How `go` makes it.
+pub enum Kind {
+    /// `go build` of one package, to a file.
+    Program,
+    /// `go build` of several packages, to a directory.
+    Directory,
+    /// `go test -c`.
+    Test,
+}
+
+/// How a program is made.
+pub struct Recipe {
+    /// The file's name, or the directory's.
+    pub name: &'static str,
+    /// Where its versions are pinned.
+    pub module: Module,
+    /// The packages; `./x` is one of our own, in the module's directory.
+    pub packages: &'static [&'static str],
+    /// How.
+    pub kind: Kind,
+    /// Build tags.
+    pub tags: &'static str,
+}
+
+const fn program(name: &'static str, module: Module, packages: &'static [&'static str]) -> Recipe {
+    Recipe { name, module, packages, kind: Kind::Program, tags: "" }
+}
+
+/// File systems whose snapshots containerd could use; they want C libraries or devices.
+const CONTAINERD_TAGS: &str = "no_btrfs no_devmapper no_zfs";
+
+const fn containerd(name: &'static str, packages: &'static [&'static str]) -> Recipe {
+    Recipe { tags: CONTAINERD_TAGS, ..program(name, Module::Containerd, packages) }
+}
+
 impl Program {
-    /// What a cluster's own processes are, with `kubectl`.
+    /// A cluster's own processes, `kubectl`, and the reference proxy.
     pub const CLUSTER: &[Self] = &[
         Self::KubeApiserver,
         Self::KubeControllerManager,
         Self::KubeScheduler,
         Self::Kubelet,
         Self::Kubectl,
+        Self::KubeProxy,
         Self::Containerd,
         Self::ContainerdShim,
         Self::Ctr,
         Self::CniPlugins,
         Self::CoreDns,
-        Self::KubeProxy,
     ];
+
+    /// The overlay network.
+    pub const FLANNEL: &[Self] = &[Self::Flanneld, Self::FlannelInstallConf, Self::FlannelCni];
 
     /// What runs upstream's tests.
     pub const TESTS: &[Self] = &[Self::E2eTest, Self::Ginkgo];
+
+    /// How it is made.
+    pub const fn recipe(self) -> Recipe {
+        use Module::{CoreDns, Flannel, FlannelCni, Helm, Kubernetes};
+        match self {
+            Self::KubeApiserver => program("kube-apiserver", Kubernetes, &["k8s.io/kubernetes/cmd/kube-apiserver"]),
+            Self::KubeControllerManager => {
+                program("kube-controller-manager", Kubernetes, &["k8s.io/kubernetes/cmd/kube-controller-manager"])
+            }
+            Self::KubeScheduler => program("kube-scheduler", Kubernetes, &["k8s.io/kubernetes/cmd/kube-scheduler"]),
+            Self::Kubelet => program("kubelet", Kubernetes, &["k8s.io/kubernetes/cmd/kubelet"]),
+            Self::KubeProxy => program("kube-proxy", Kubernetes, &["k8s.io/kubernetes/cmd/kube-proxy"]),
+            Self::Kubectl => program("kubectl", Kubernetes, &["k8s.io/kubernetes/cmd/kubectl"]),
+            Self::Agnhost => program("agnhost", Kubernetes, &["k8s.io/kubernetes/test/images/agnhost"]),
+            Self::RegressionIssue74839 => {
+                program("regression-issue-74839", Kubernetes, &["k8s.io/kubernetes/test/images/regression-issue-74839"])
+            }
+            Self::E2eTest => Recipe { kind: Kind::Test, ..program("e2e.test", Kubernetes, &["./e2e"]) },
+            Self::Ginkgo => program("ginkgo", Kubernetes, &["github.com/onsi/ginkgo/v2/ginkgo"]),
+            Self::Containerd => containerd("containerd", &["github.com/containerd/containerd/v2/cmd/containerd"]),
+            Self::ContainerdShim => containerd(
+                "containerd-shim-runc-v2",
+                &["github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"],
+            ),
+            Self::Ctr => containerd("ctr", &["github.com/containerd/containerd/v2/cmd/ctr"]),
+            Self::CniPlugins => Recipe {
+                kind: Kind::Directory,
+                ..program(
+                    "cni",
+                    Module::Containerd,
+                    &[
+                        "github.com/containernetworking/plugins/plugins/ipam/host-local",
+                        "github.com/containernetworking/plugins/plugins/main/bridge",
+                        "github.com/containernetworking/plugins/plugins/main/loopback",
+                        "github.com/containernetworking/plugins/plugins/main/ptp",
+                        "github.com/containernetworking/plugins/plugins/meta/portmap",
+                    ],
+                )
+            },
+            Self::FlannelCni => Recipe {
+                kind: Kind::Directory,
+                ..program("flannel-cni", FlannelCni, &["github.com/containernetworking/plugins/plugins/meta/flannel"])
+            },
+            Self::Flanneld => program("flanneld", Flannel, &["github.com/flannel-io/flannel"]),
+            Self::FlannelInstallConf => {
+                program("install-conf", Flannel, &["github.com/flannel-io/flannel/cmd/install_conf"])
+            }
+            Self::CoreDns => program("coredns", CoreDns, &["."]),
+            Self::Helm => program("helm", Helm, &["helm.sh/helm/v4/cmd/helm"]),
+        }
+    }
 }

@@ -1,0 +1,198 @@
+//! `cargo xtask image`: the agent's own container image. It holds one static program and the mount points that its
+//! manifests use: no shell, no libraries, nothing else to keep up to date.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    cargo::{Artifacts, cargo},
+    oci::{self, Archive, Config, Layer},
+    process, setup,
+    step::{Job, alone},
+    ui::say,
+    workspace::{Workspace, search_path},
+};
+
+/// The image's name, but for its tag.
+pub const REPOSITORY: &str = "ghcr.io/culvert/culvert";
+/// Time that the release build may take on a machine that has built nothing yet.
+pub const LIMIT: Duration = Duration::from_mins(30);
+/// Where the agent keeps its socket; its manifests mount a volume there.
+const RUN: &str = "run/culvert";
+
+/// Arguments of `image`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Where to write it [default: target/image/culvert.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The image's full name, or only its tag [default: ghcr.io/culvert/culvert:VERSION]
+    #[arg(long, value_name = "[NAME:]TAG")]
+    tag: Option<String>,
+}
+
+/// Builds it and says what came out.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    setup::run(workspace)?;
+    setup::image(workspace)?;
+    let output = arguments.output.clone().unwrap_or_else(|| default_output(workspace));
+    let name = full_name(arguments.tag.as_deref());
+    let archive = alone(workspace, "image", LIMIT, |job| build(job, &output, &name))?;
+    let file = fs::metadata(&archive.path).map_or(0, |metadata| metadata.len());
+    say(&format!("image  {}", archive.name));
+    say(&format!("file   {} ({})", archive.path.display(), megabytes(file)));
+    say(&format!("digest {}", archive.digest));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the image is written unless another place is named.
+pub fn default_output(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("target/image/culvert.tar")
+}
+
+/// The full name for what `--tag` says.
+pub fn full_name(tag: Option<&str>) -> String {
+    match tag {
+        None => format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION")),
+        // A colon before a slash is that of a registry's port.
+        Some(name) if name.rsplit('/').next().is_some_and(|last| last.contains(':')) => name.to_owned(),
+        Some(tag) if tag.contains('/') => format!("{tag}:latest"),
+        Some(tag) => format!("{REPOSITORY}:{tag}"),
+    }
+}
+
+/// Builds the agent, and writes its image to `output`.
+///
+/// # Errors
+/// If the agent does not build, or the file cannot be written.
+pub fn build(job: &mut Job, output: &Path, name: &str) -> Result<Archive> {
+    let program = agent(job)?;
+    let mut layer = Layer::default();
+    layer.file("usr/bin/culvert", &program, 0o755);
+    // The container's root is read-only: what is mounted into it needs a place.
+    for (path, mode) in [("tmp", 0o1777), (RUN, 0o755), ("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {
+        layer.directory(path, mode);
+    }
+    layer.text("etc/passwd", "root:x:0:0:root:/:/usr/bin/culvert\n");
+    layer.text("etc/group", "root:x:0:\n");
+    oci::write(output, name, &config(job.workspace), &[layer])
+}
+
+fn config(workspace: &Workspace) -> Config {
+    let labels = [
+        ("title", "culvert"),
+        ("description", "Kubernetes Service proxy in eBPF"),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+        ("source", env!("CARGO_PKG_REPOSITORY")),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ];
+    let mut labels: Vec<(&str, String)> = labels.map(|(key, value)| (key, value.to_owned())).into();
+    let commit = git(workspace, &["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]);
+    labels.extend(commit.map(|commit| ("revision", commit)));
+    Config {
+        entrypoint: vec!["/usr/bin/culvert".to_owned()],
+        // `kubectl exec` and the init container's command find it by its name.
+        environment: vec!["PATH=/usr/bin".to_owned()],
+        labels: labels.into_iter().map(|(key, value)| (format!("org.opencontainers.image.{key}"), value)).collect(),
+        // The commit's time, not now: one source gives one image.
+        created: git(workspace, &["show", "--no-patch", "--format=%cI", "HEAD"]),
+        ..Config::default()
+    }
+}
+
+/// What git says of the checkout; nothing where there is no git or no repository.
+fn git(workspace: &Workspace, arguments: &[&str]) -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(arguments).current_dir(&workspace.root).env("PATH", search_path());
+    process::output(&mut git).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The agent as a static program, in the release profile.
+fn agent(job: &mut Job) -> Result<PathBuf> {
+    let target = Target::find(job);
+    let (triple, flags) = target.build();
+    job.note(&format!("building the agent for {triple}"));
+    let arguments = ["build", "--release", "--package", "culvert", "--bin", "culvert", "--target", &triple];
+    let mut build = cargo(job.workspace, arguments.into_iter().chain(["--message-format", "json-render-diagnostics"]));
+    if let Some(flags) = flags {
+        build.env("RUSTFLAGS", flags);
+    }
+    // C code in dependencies is compiled for the same C library.
+    build.env(format!("CC_{}", triple.replace('-', "_")), target.compiler());
+    let mut artifacts = Artifacts::default();
+    job.listen(build, |line| artifacts.take(line))?;
+    artifacts.binary("culvert").map(Path::to_owned)
+}
+
+/// What the agent is compiled for.
+enum Target {
+    /// musl: made for static programs.
+    Musl,
+    /// The GNU C library, linked statically, where the compiler has no standard library for musl.
+    Gnu,
+}
+
+impl Target {
+    fn find(job: &mut Job) -> Self {
+        let musl = Self::Musl.build().0;
+        if has_library(&musl) {
+            return Self::Musl;
+        }
+        let mut rustup = Command::new("rustup");
+        rustup.args(["target", "add", &musl]).env("PATH", search_path());
+        if job.run(rustup).is_ok() && has_library(&musl) { Self::Musl } else { Self::Gnu }
+    }
+
+    /// The target's name, and compiler flags.
+    fn build(&self) -> (String, Option<&'static str>) {
+        let arch = std::env::consts::ARCH;
+        match self {
+            Self::Musl => (format!("{arch}-unknown-linux-musl"), None),
+            Self::Gnu => (format!("{arch}-unknown-linux-gnu"), Some("-Ctarget-feature=+crt-static")),
+        }
+    }
+
+    fn compiler(&self) -> &'static str {
+        match self {
+            Self::Musl => "musl-gcc",
+            Self::Gnu => "cc",
+        }
+    }
+}
+
+/// Whether the compiler has a standard library for that target.
+fn has_library(triple: &str) -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut rustc = Command::new(rustc);
+    rustc.args(["--print", "target-libdir", "--target", triple]).env("PATH", search_path());
+    process::output(&mut rustc).is_ok_and(|path| {
+        let mut files = fs::read_dir(path.trim()).into_iter().flatten().flatten();
+        files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+    })
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_alone_keeps_the_name() {
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(full_name(None), format!("{REPOSITORY}:{version}"));
+        assert_eq!(full_name(Some("next")), format!("{REPOSITORY}:next"));
+        assert_eq!(full_name(Some("localhost:5000/culvert:1")), "localhost:5000/culvert:1");
+        assert_eq!(full_name(Some("localhost:5000/culvert")), "localhost:5000/culvert:latest");
+        assert_eq!(full_name(Some("culvert:dev")), "culvert:dev");
+    }
+}
