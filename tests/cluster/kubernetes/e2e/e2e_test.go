@@ -1,7 +1,8 @@
 // Package e2e is Kubernetes' own end-to-end tests of SIG Network, as one test program.
 //
 // Upstream's program (the tests of k8s.io/kubernetes/test/e2e) has those of every group; compiling them takes minutes,
-// and none of them is run here. Suite, flags and hooks are upstream's.
+// and none of them is run here. Suite, flags and hooks are upstream's; the suite brings the specs of test/e2e/common,
+// those of SIG Network among them.
 package e2e
 
 import (
@@ -21,7 +22,6 @@ import (
 	_ "k8s.io/kubernetes/test/e2e/feature"
 
 	// The specs.
-	_ "k8s.io/kubernetes/test/e2e/common/network"
 	_ "k8s.io/kubernetes/test/e2e/network"
 
 	// Hooks of the framework: what is logged of a failed spec's namespace, metrics, waiting for nodes, and how objects

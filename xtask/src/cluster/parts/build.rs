@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -69,7 +69,7 @@ fn key(workspace: &Workspace, recipe: &Recipe, go: &str) -> Result<String> {
         hash.update(part);
     };
     add(go.as_bytes());
-    for argument in arguments(&directory, recipe)? {
+    for argument in flags(&directory, recipe)?.iter().map(String::as_str).chain(recipe.packages.iter().copied()) {
         add(argument.as_bytes());
     }
     for file in ["go.mod", "go.sum"].into_iter().map(PathBuf::from).chain(sources(&directory, recipe)?) {
@@ -95,8 +95,8 @@ fn sources(directory: &Path, recipe: &Recipe) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Arguments of `go`, but for the output and the packages.
-fn arguments(directory: &Path, recipe: &Recipe) -> Result<Vec<String>> {
+/// Flags of `go build` and `go test`, but for the output.
+fn flags(directory: &Path, recipe: &Recipe) -> Result<Vec<String>> {
     let path = directory.join("go.mod");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let module = recipe.module.main_module();
@@ -106,17 +106,12 @@ fn arguments(directory: &Path, recipe: &Recipe) -> Result<Vec<String>> {
         linker.push_str(" -X ");
         linker.push_str(&stamp);
     }
-    let verb: &[&str] = match recipe.kind {
-        Kind::Program | Kind::Directory => &["build"],
-        Kind::Test => &["test", "-c"],
-    };
-    let mut arguments: Vec<String> = verb.iter().map(|&word| word.to_owned()).collect();
-    arguments.extend(["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags"].map(str::to_owned));
-    arguments.push(linker);
+    let mut flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags"].map(str::to_owned).to_vec();
+    flags.push(linker);
     if !recipe.tags.is_empty() {
-        arguments.extend(["-tags".to_owned(), recipe.tags.to_owned()]);
+        flags.extend(["-tags".to_owned(), recipe.tags.to_owned()]);
     }
-    Ok(arguments)
+    Ok(flags)
 }
 
 /// The version of `module` that a `go.mod` requires.
@@ -128,21 +123,14 @@ pub fn required<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 }
 
 fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
-    let directory = job.workspace.root.join("tests/cluster").join(recipe.module.directory());
     let home = path.parent().context("no directory")?;
     // Nobody sees it before it is whole, and two that build the same do not disturb each other.
     let unfinished = home.with_extension(format!("unfinished-{}", process::id()));
     let _ = fs::remove_dir_all(&unfinished);
     fs::create_dir_all(&unfinished).with_context(|| format!("cannot create {}", unfinished.display()))?;
-    let output = unfinished.join(recipe.name);
-    if matches!(recipe.kind, Kind::Directory) {
-        fs::create_dir(&output)?;
-    }
-    let mut command: Command = go.command();
-    command.args(arguments(&directory, recipe)?);
-    // Names of packages as they are compiled: a sign of life.
-    command.arg("-v").arg("-o").arg(&output).args(recipe.packages).current_dir(&directory);
-    job.run(command)?;
+    compile(job, go, recipe, &unfinished.join(recipe.name)).inspect_err(|_| {
+        let _ = fs::remove_dir_all(&unfinished);
+    })?;
     if let Err(error) = fs::rename(&unfinished, home) {
         // Somebody else was first.
         let _ = fs::remove_dir_all(&unfinished);
@@ -152,6 +140,33 @@ fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
     }
     prune(home.parent().context("no directory")?);
     Ok(())
+}
+
+fn compile(job: &mut Job, go: &Go, recipe: &Recipe, output: &Path) -> Result<()> {
+    let directory = job.workspace.root.join("tests/cluster").join(recipe.module.directory());
+    let flags = flags(&directory, recipe)?;
+    let command = |verb: &[&str]| {
+        let mut command = go.command();
+        command.args(verb).args(&flags).current_dir(&directory);
+        command
+    };
+    // With -v, `go build` names packages as it compiles them: a sign of life.
+    let mut build = command(&["build", "-v"]);
+    match recipe.kind {
+        Kind::Program => {}
+        Kind::Directory => fs::create_dir(output)?,
+        Kind::Test => {
+            // `go test` names none, so what the test imports is compiled first.
+            let mut list = go.command();
+            list.args(["list", "-mod=readonly", "-f", r#"{{join .TestImports "\n"}}"#]).args(recipe.packages);
+            let imports = crate::process::output(list.current_dir(&directory))?;
+            build.args(imports.lines());
+            job.run(build)?;
+            build = command(&["test", "-c"]);
+        }
+    }
+    build.arg("-o").arg(output).args(recipe.packages);
+    job.run(build)
 }
 
 /// Removes all but the newest builds below `home`, and what builds that were ended left there.

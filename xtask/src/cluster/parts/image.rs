@@ -49,8 +49,8 @@ pub enum Image {
 const SERVERS: &[&str] = &["dnsmasq", "etcd", "etcdctl", "haproxy", "iperf3", "nginx", "socat", "wrk"];
 
 impl Image {
-    /// What a cluster itself needs.
-    pub const CLUSTER: &[Self] = &[Self::Pause, Self::CoreDns];
+    /// What a cluster itself may run as pods.
+    pub const CLUSTER: &[Self] = &[Self::Pause, Self::CoreDns, Self::KubeApiserver, Self::KubeProxy];
 
     /// What upstream's tests of Services need.
     pub const TESTS: &[Self] = &[Self::Agnhost, Self::Busybox, Self::DistrolessIptables, Self::RegressionIssue74839];

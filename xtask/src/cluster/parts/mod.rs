@@ -19,6 +19,8 @@ pub use build::{Programs, programs};
 pub use image::{Image, images};
 pub use program::Program;
 
+pub use crate::oci::Archive;
+
 use crate::{
     setup,
     step::alone,
@@ -82,12 +84,13 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let started = Instant::now();
     let parts: &[Part] = if arguments.parts.is_empty() { Part::ALL } else { &arguments.parts };
     let wanted: Vec<Program> = parts.iter().flat_map(|part| part.programs()).copied().collect();
-    let built = alone(workspace, "cluster programs", LIMIT, |job| programs(job, &wanted))?;
+    let built: Programs = alone(workspace, "cluster programs", LIMIT, |job| programs(job, &wanted))?;
     for program in wanted {
         say(&format!("      {}", built.path(program)?.display()));
     }
     let wanted: Vec<Image> = parts.iter().flat_map(|part| part.images()).copied().collect();
-    for archive in alone(workspace, "cluster images", LIMIT, |job| images(job, &wanted))? {
+    let archives: Vec<Archive> = alone(workspace, "cluster images", LIMIT, |job| images(job, &wanted))?;
+    for archive in archives {
         say(&format!("      {}  {}", archive.name, archive.path.display()));
     }
     say(&format!("      all there after {}", clock(started.elapsed())));
