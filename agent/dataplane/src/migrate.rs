@@ -23,7 +23,7 @@ use std::{
 
 use aya_obj::generated::bpf_map_type;
 use culvert_abi::{Config, config};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::{
     Error,
@@ -101,8 +101,7 @@ fn replace(
     for (name, old) in old.iter().filter(|(name, _)| FLOWS.contains(name) || WRITTEN_BY_PROGRAMS.contains(name)) {
         copy(name, old, next, Write::New)?;
     }
-    renameat2(AT_FDCWD, maps, AT_FDCWD, next, RenameFlags::RENAME_EXCHANGE)
-        .map_err(|error| Error::at(next)(error.into()))
+    renameat_with(CWD, maps, CWD, next, RenameFlags::EXCHANGE).map_err(|error| Error::at(next)(error.into()))
 }
 
 /// Copies the rows of a map to its successor; what does not fit there is left out.

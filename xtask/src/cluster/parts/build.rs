@@ -101,7 +101,7 @@ fn flags(directory: &Path, recipe: &Recipe) -> Result<Vec<String>> {
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let module = recipe.module.main_module();
     let version = required(&text, module).with_context(|| format!("{} requires no {module}", path.display()))?;
-    let mut linker = "-s -w".to_owned();
+    let mut linker = if recipe.cgo { "-s -w -linkmode external -extldflags -static" } else { "-s -w" }.to_owned();
     for stamp in recipe.module.stamps(version) {
         linker.push_str(" -X ");
         linker.push_str(&stamp);
@@ -148,6 +148,9 @@ fn compile(job: &mut Job, go: &Go, recipe: &Recipe, output: &Path) -> Result<()>
     let command = |verb: &[&str]| {
         let mut command = go.command();
         command.args(verb).args(&flags).current_dir(&directory);
+        if recipe.cgo {
+            command.env("CGO_ENABLED", "1");
+        }
         command
     };
     // With -v, `go build` names packages as it compiles them: a sign of life.

@@ -31,6 +31,10 @@ pub enum Image {
     DistrolessIptables,
     /// A server of one Conntrack test.
     RegressionIssue74839,
+    /// A web server: what tests of EndpointSlices run in their pods.
+    Nginx,
+    /// dig, on the GNU C library: what tests of DNS ask from.
+    GlibcDnsTesting,
     /// The API server, for clusters that run it as a static pod.
     KubeApiserver,
     /// The reference proxy.
@@ -52,8 +56,15 @@ impl Image {
     /// What a cluster itself may run as pods.
     pub const CLUSTER: &[Self] = &[Self::Pause, Self::CoreDns, Self::KubeApiserver, Self::KubeProxy];
 
-    /// What upstream's tests of Services need.
-    pub const TESTS: &[Self] = &[Self::Agnhost, Self::Busybox, Self::DistrolessIptables, Self::RegressionIssue74839];
+    /// What upstream's tests of SIG Network need.
+    pub const TESTS: &[Self] = &[
+        Self::Agnhost,
+        Self::Busybox,
+        Self::DistrolessIptables,
+        Self::RegressionIssue74839,
+        Self::Nginx,
+        Self::GlibcDnsTesting,
+    ];
 
     /// The overlay network.
     pub const FLANNEL: &[Self] = &[Self::Flannel, Self::FlannelCni];
@@ -66,6 +77,8 @@ impl Image {
             Self::Busybox => "registry.k8s.io/e2e-test-images/busybox:1.37.0-1",
             Self::DistrolessIptables => "registry.k8s.io/build-image/distroless-iptables:v0.9.6",
             Self::RegressionIssue74839 => "registry.k8s.io/e2e-test-images/regression-issue-74839:1.4",
+            Self::Nginx => "registry.k8s.io/e2e-test-images/nginx:1.15-4",
+            Self::GlibcDnsTesting => "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0",
             Self::KubeApiserver => "registry.k8s.io/kube-apiserver:v1.36.3",
             Self::KubeProxy => "registry.k8s.io/kube-proxy:v1.36.3",
             Self::CoreDns => "registry.k8s.io/coredns/coredns:v1.15.0",
@@ -86,7 +99,7 @@ impl Image {
             Self::CoreDns => &[Program::CoreDns],
             Self::Flannel => &[Program::Flanneld, Program::FlannelInstallConf],
             Self::FlannelCni => &[Program::FlannelCni],
-            Self::Busybox | Self::DistrolessIptables | Self::Servers => &[],
+            Self::Busybox | Self::DistrolessIptables | Self::Nginx | Self::GlibcDnsTesting | Self::Servers => &[],
         }
     }
 
@@ -110,7 +123,14 @@ impl Image {
                 vec![tools.clone(), layer]
             }
             Self::Busybox => vec![host::busybox()?],
-            Self::DistrolessIptables => vec![tools.clone()],
+            Self::DistrolessIptables | Self::GlibcDnsTesting => vec![tools.clone()],
+            Self::Nginx => {
+                host::program(&mut layer, "nginx")?;
+                nginx_directories(&mut layer);
+                layer.text("etc/nginx/nginx.conf", NGINX);
+                layer.text("usr/share/nginx/html/index.html", "<!DOCTYPE html><title>nginx</title>\n");
+                vec![tools.clone(), layer]
+            }
             Self::RegressionIssue74839 => {
                 add("regression-issue-74839", Program::RegressionIssue74839)?;
                 vec![layer]
@@ -140,9 +160,8 @@ impl Image {
                 for server in SERVERS {
                     host::program(&mut layer, server)?;
                 }
-                for directory in ["var/lib/nginx", "var/log/nginx", "var/lib/haproxy"] {
-                    layer.directory(directory, 0o777);
-                }
+                nginx_directories(&mut layer);
+                layer.directory("var/lib/haproxy", 0o755);
                 vec![tools.clone(), layer]
             }
         })
@@ -152,7 +171,10 @@ impl Image {
         let (entrypoint, arguments): (&[&str], &[&str]) = match self {
             Self::Pause => (&["/agnhost", "pause"], &[]),
             Self::Agnhost => (&["/agnhost"], &["pause"]),
-            Self::Busybox | Self::DistrolessIptables | Self::FlannelCni | Self::Servers => (&[], &["sh"]),
+            Self::Busybox | Self::DistrolessIptables | Self::GlibcDnsTesting | Self::FlannelCni | Self::Servers => {
+                (&[], &["sh"])
+            }
+            Self::Nginx => (&["nginx"], &["-g", "daemon off;"]),
             Self::RegressionIssue74839 => (&["/regression-issue-74839"], &[]),
             Self::KubeApiserver => (&["/usr/local/bin/kube-apiserver"], &[]),
             Self::KubeProxy => (&["/usr/local/bin/kube-proxy"], &[]),
@@ -166,6 +188,17 @@ impl Image {
             environment: owned(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]),
             ..Config::default()
         }
+    }
+}
+
+/// A server of static files on port 80.
+const NGINX: &str = "user root;\nerror_log stderr;\nevents {}\nhttp {\n  access_log off;\n  server {\n    listen 80;\n    \
+                     listen [::]:80;\n    root /usr/share/nginx/html;\n  }\n}\n";
+
+/// What Debian's nginx writes to.
+fn nginx_directories(layer: &mut Layer) {
+    for directory in ["var/lib/nginx", "var/log/nginx"] {
+        layer.directory(directory, 0o755);
     }
 }
 

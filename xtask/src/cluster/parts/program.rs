@@ -127,10 +127,12 @@ pub struct Recipe {
     pub kind: Kind,
     /// Build tags.
     pub tags: &'static str,
+    /// Whether it contains C; it is linked statically then.
+    pub cgo: bool,
 }
 
 const fn program(name: &'static str, module: Module, packages: &'static [&'static str]) -> Recipe {
-    Recipe { name, module, packages, kind: Kind::Program, tags: "" }
+    Recipe { name, module, packages, kind: Kind::Program, tags: "", cgo: false }
 }
 
 /// File systems whose snapshots containerd could use; they want C libraries or devices.
@@ -204,7 +206,12 @@ impl Program {
                 kind: Kind::Directory,
                 ..program("flannel-cni", FlannelCni, &["github.com/containernetworking/plugins/plugins/meta/flannel"])
             },
-            Self::Flanneld => program("flanneld", Flannel, &["github.com/flannel-io/flannel"]),
+            // One of its backends is C. A static program must not ask the C library for names and users.
+            Self::Flanneld => Recipe {
+                cgo: true,
+                tags: "netgo osusergo",
+                ..program("flanneld", Flannel, &["github.com/flannel-io/flannel"])
+            },
             Self::FlannelInstallConf => {
                 program("install-conf", Flannel, &["github.com/flannel-io/flannel/cmd/install_conf"])
             }
