@@ -6,6 +6,7 @@ mod client;
 mod objects;
 mod output;
 mod plan;
+mod takeover;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Backends(args) => client::backends(&args),
         Command::Flows(args) => client::flows(&args),
         Command::Monitor(args) => client::monitor(&args),
+        Command::Cleanup(args) if args.kube_proxy => takeover::run(&args),
         Command::Cleanup(args) => client::cleanup(&args),
         Command::Completions { shell } => output::completions(shell),
         Command::Man { directory } => output::manual(&directory),

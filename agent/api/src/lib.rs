@@ -6,3 +6,4 @@ pub mod plan;
 pub mod reply;
 pub mod services;
 pub mod status;
+pub mod takeover;

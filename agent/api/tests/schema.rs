@@ -8,6 +8,7 @@ use std::path::Path;
 use culvert_api::plan::{NodePlan, Plans};
 use culvert_api::reply::{Backends, Flows, Sample, Services};
 use culvert_api::status::Status;
+use culvert_api::takeover::Cleanup;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 
@@ -50,4 +51,5 @@ fn replies() {
     check::<Backends>("backends.json");
     check::<Flows>("flows.json");
     check::<Sample>("monitor.json");
+    check::<Cleanup>("cleanup.json");
 }

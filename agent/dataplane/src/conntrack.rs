@@ -12,7 +12,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
     Error,
-    netlink::{Frame, Netlink},
+    netlink::{Frame, Netlink, find},
 };
 
 /// A connection whose destination netfilter replaces.
@@ -34,8 +34,6 @@ const GET: u16 = 1 << 8 | 1;
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const PROTOCOL_STATE: u16 = 4;
-/// The kind of an attribute without its flag bits (nested, in network order).
-const KIND: u16 = 0x3fff;
 /// Bytes of `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
 /// Bytes of `struct nlmsghdr` and `struct nfgenmsg`.
@@ -114,20 +112,6 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
         destination: (address(2, 4)?, port(3)?).into(),
         protocol: *find(protocol, 1)?.first()?,
     })
-}
-
-/// The value of the first attribute of a kind.
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let (length, rest) = attributes.split_first_chunk::<2>()?;
-        let (kind, _) = rest.split_first_chunk::<2>()?;
-        let length = usize::from(u16::from_ne_bytes(*length));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes(*kind) & KIND == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
 }
 
 #[cfg(test)]

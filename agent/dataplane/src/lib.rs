@@ -24,7 +24,7 @@ pub mod limits;
 pub mod links;
 pub mod maglev;
 mod migrate;
-mod netlink;
+pub mod netlink;
 pub mod netns;
 pub mod object;
 mod pins;
@@ -38,3 +38,4 @@ mod views;
 
 pub use dataplane::{Dataplane, Options, SocketMode, cleanup};
 pub use error::Error;
+pub use sys::xtables;

@@ -20,6 +20,26 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 /// How often a dump is begun again before its last answer is taken as it is.
 const DUMPS: u32 = 5;
 
+/// The kind of an attribute without its flag bits (nested, in network order).
+const KIND: u16 = 0x3fff;
+
+/// The attributes of a message, kind and value; ends at the first that does not fit.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let (kind, _) = rest.split_first_chunk::<2>()?;
+        let length = usize::from(u16::from_ne_bytes(*length));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes(*kind) & KIND, value))
+    })
+}
+
+/// The value of the first attribute of a kind.
+pub fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
 /// One message of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -79,6 +99,25 @@ impl Netlink {
             !last
         })?;
         answer.map(|()| messages)
+    }
+
+    /// Sends one message (with `NLM_F_ACK`), or several that end with such a one, and hands over what the kernel says before
+    /// it acknowledges the last; the first error ends it.
+    pub fn request_raw(&self, request: &[u8], mut message: impl FnMut(Frame<'_>)) -> io::Result<()> {
+        // A datagram must fit into the send buffer. Without the right to enlarge it the kernel will say so.
+        let _ = setsockopt(&self.0, sockopt::SndBufForce, &(request.len() + BUFFER));
+        self.0.send(request, 0)?;
+        let mut answer = Ok(());
+        self.receive(|frame| {
+            let last = frame.kind == NLMSG_ERROR;
+            if last {
+                answer = error(frame.payload);
+            } else {
+                message(frame);
+            }
+            !last
+        })?;
+        answer
     }
 
     /// Dumps what a route message asks for. Messages that cannot be decoded are left out.

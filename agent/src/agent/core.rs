@@ -97,6 +97,8 @@ pub struct Facts {
     pub method: String,
     /// What on this node will hinder traffic.
     pub warnings: Vec<String>,
+    /// What there is of kube-proxy on this node.
+    pub beside: watch::Receiver<Vec<String>>,
     /// No agent ran here before: the kernel holds nothing that could be lost.
     pub first_start: bool,
     /// When the agent started.

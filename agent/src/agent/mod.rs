@@ -1,6 +1,7 @@
 //! `culvert agent`: the tasks and how they hang together. [`core`] is the main loop.
 
 mod api;
+mod beside;
 mod core;
 mod differences;
 mod gaps;
@@ -135,6 +136,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         cgroup: args.cgroup.as_ref().map(|path| path.display().to_string()),
         method: format!("{method:?}").to_lowercase(),
         warnings,
+        beside: beside::watch(),
         first_start,
         started: facts.0,
         started_at: facts.1,

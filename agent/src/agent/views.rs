@@ -84,7 +84,7 @@ pub fn status(core: &Core, deep: bool) -> Result<Status, Error> {
             programs: report.sockets.iter().map(|name| (*name).to_owned()).collect(),
         },
         problems,
-        warnings: core.facts.warnings.clone(),
+        warnings: core.facts.warnings.iter().chain(&*core.facts.beside.borrow()).cloned().collect(),
     })
 }
 

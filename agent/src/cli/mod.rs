@@ -66,9 +66,18 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Watch packets being dropped or refused, and why
     Monitor(MonitorArgs),
-    /// Detach every program and remove every map of this node: no trace stays
+    /// Detach every program and remove every map of this node, or remove what kube-proxy left: no trace stays
     ///
-    /// Connections through Services end. Fails if an agent runs.
+    /// Without --kube-proxy: connections through Services end. Fails if an agent runs.
+    ///
+    /// With --kube-proxy: removes kube-proxy's own tables, chains, sets, virtual services and link, and the jumps into its
+    /// chains, wherever it has worked in: nftables, iptables (both kinds) or ipvs. Nobody else's are touched; docs/TAKEOVER.md
+    /// has the lists. Needs root in the node's network namespace, and no tools. Refuses if kube-proxy runs or if no healthy
+    /// agent serves in its place. Waits until the TCP connections have ended whose destination netfilter translates. The
+    /// JSON's schema is docs/schema/cleanup.json.
+    ///
+    /// Exits with 1 if nothing was removed (refused, or connections had not ended in time) or not everything could be, and with
+    /// 3 if something stays that others' rules use, or has come back.
     Cleanup(CleanupArgs),
     /// Print completions for a shell
     #[command(hide = true)]
@@ -313,9 +322,27 @@ pub struct CleanupArgs {
     /// As of the agent; what is attached there is found without it
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
-    /// The agent's socket, which is removed too.
+    /// Where the agent is asked whether it serves; without --kube-proxy, its socket is removed too.
     #[command(flatten)]
     pub api: ApiArgs,
+    /// Remove what kube-proxy left, and leave the agent's alone
+    #[arg(long, conflicts_with_all = ["bpffs", "cgroup"])]
+    pub kube_proxy: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long, requires = "kube_proxy")]
+    pub dry_run: bool,
+    /// Do not wait for connections; those that netfilter translates may break
+    #[arg(long, requires = "kube_proxy")]
+    pub now: bool,
+    /// Go on though kube-proxy runs or no healthy agent serves: Services may go unserved, or kube-proxy may put its rules back
+    #[arg(long, requires = "kube_proxy")]
+    pub force: bool,
+    /// Seconds to wait for connections to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "kube_proxy", conflicts_with = "now")]
+    pub timeout: u64,
+    /// How to print what was found.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Forms of the log.

@@ -3,7 +3,7 @@
 mod backends;
 mod flows;
 mod monitor;
-mod request;
+pub mod request;
 mod services;
 mod status;
 
@@ -24,12 +24,12 @@ use crate::cli::{CleanupArgs, Output};
 use crate::output::{Done, print, print_json};
 
 /// Runs a command's conversation with the agent.
-fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?.block_on(future)
 }
 
 /// Prints an answer: as it is, or as text in one of two widths.
-fn show<T: Serialize>(answer: &T, output: Option<Output>, text: impl FnOnce(&T, bool) -> String) -> Result<()> {
+pub fn show<T: Serialize>(answer: &T, output: Option<Output>, text: impl FnOnce(&T, bool) -> String) -> Result<()> {
     match output {
         Some(Output::Json) => print_json(answer),
         Some(Output::Yaml) => print(&serde_saphyr::to_string(answer)?),
@@ -39,7 +39,7 @@ fn show<T: Serialize>(answer: &T, output: Option<Output>, text: impl FnOnce(&T, 
 }
 
 /// A number of seconds as people say it: its two largest units.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
     let mut rest = seconds;
     let mut text = String::new();

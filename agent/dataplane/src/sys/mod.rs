@@ -1,5 +1,5 @@
 //! The one module that talks to the kernel without a library between: bpf(2) where aya has no call for it (links by
-//! ifindex, their replacement, pins of both, rows as bytes, batches), mappings of arrays, a socket option.
+//! ifindex, their replacement, pins of both, rows as bytes, batches), mappings of arrays, socket options.
 //!
 //! Everything here is safe to call: lengths are checked against what the kernel says of the object.
 #![allow(unsafe_code)]
@@ -8,6 +8,7 @@ mod link;
 mod map;
 mod mapping;
 mod socket;
+pub mod xtables;
 
 use std::{
     ffi::CString,
