@@ -5,6 +5,7 @@
 //! | [`scope`] | what a run may leave on the machine, and how it goes away |
 //! | [`place`] | a thread in a namespace and a cgroup; [`process`]: a program there |
 //! | [`topology`] | client, router, two nodes, pods |
+//! | [`kube_proxy`] | the program itself, its rules, and what is left of them |
 //! | [`manifests`] | the folder of YAML that the agents watch |
 //! | [`agent`] | an agent on each node, started with four capabilities |
 //! | [`traffic`] | echo servers, clients, load |
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod bench;
 pub mod demo;
 pub mod fixture;
+pub mod kube_proxy;
 pub mod manifests;
 pub mod matrix;
 pub mod oracle;

@@ -10,7 +10,7 @@ const PERIOD: Duration = Duration::from_mins(1);
 
 /// What there is of kube-proxy, a sentence each; what is new is logged.
 pub fn watch() -> watch::Receiver<Vec<String>> {
-    let (sender, receiver) = watch::channel(Vec::new());
+    let (sender, receiver) = watch::channel(Vec::<String>::new());
     tokio::spawn(async move {
         let mut period = tokio::time::interval(PERIOD);
         loop {

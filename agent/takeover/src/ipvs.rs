@@ -37,6 +37,8 @@ const VERSION: u8 = 1;
 /// `IPVS_CMD_ATTR_SERVICE`, and what is in it.
 const SERVICE: u16 = 1;
 const AF: u16 = 1;
+const V4: u16 = libc::AF_INET as u16;
+const V6: u16 = libc::AF_INET6 as u16;
 const PROTOCOL: u16 = 2;
 const ADDRESS: u16 = 3;
 const PORT: u16 = 4;
@@ -164,9 +166,9 @@ fn parse(attributes: &[u8]) -> Option<Service> {
     let service = find(attributes, SERVICE)?;
     let number = |kind| Some(u16::from_ne_bytes(*find(service, kind)?.first_chunk()?));
     let address = find(service, ADDRESS)?;
-    let ip = match i32::from(number(AF)?) {
-        libc::AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
-        libc::AF_INET6 => IpAddr::from(*address.first_chunk::<16>()?),
+    let ip = match number(AF)? {
+        V4 => IpAddr::from(*address.first_chunk::<4>()?),
+        V6 => IpAddr::from(*address.first_chunk::<16>()?),
         _ => return None,
     };
     let port = u16::from_be_bytes(*find(service, PORT)?.first_chunk()?);
@@ -175,7 +177,7 @@ fn parse(attributes: &[u8]) -> Option<Service> {
 
 fn delete(family: u16, service: Service) -> Vec<u8> {
     let Service { protocol, address } = service;
-    let af = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let af = if address.is_ipv4() { V4 } else { V6 };
     // `union nf_inet_addr` has room for both.
     let mut ip = match address.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -183,7 +185,7 @@ fn delete(family: u16, service: Service) -> Vec<u8> {
     };
     ip.resize(16, 0);
     let inside: [(u16, &[u8]); 4] = [
-        (AF, &(af as u16).to_ne_bytes()),
+        (AF, &af.to_ne_bytes()),
         (PROTOCOL, &u16::from(protocol).to_ne_bytes()),
         (ADDRESS, &ip),
         (PORT, &address.port().to_be_bytes()),

@@ -149,7 +149,7 @@ impl<'a> Rules<'a> {
                 return Err(Malformed(entry.offset, "leads into a chain that goes"));
             }
             let data = start + entry.data - entry.offset;
-            entries[data..data + 4].copy_from_slice(&(to(verdict)? as i32).to_ne_bytes());
+            entries[data..data + 4].copy_from_slice(&(to(verdict)? as u32).to_ne_bytes());
         }
         let mut blob = Blob { count: stays.len() as u32, entries, ..self.blob.clone() };
         for hook in (0..HOOKS).filter(|hook| blob.valid_hooks & (1 << hook) != 0) {
@@ -210,8 +210,8 @@ mod tests {
             Self { layout, blob }
         }
 
-        fn end(&self) -> i32 {
-            self.blob.entries.len() as i32
+        fn end(&self) -> usize {
+            self.blob.entries.len()
         }
 
         fn entry(&mut self, matches: &[u8], name: &str, data: &[u8]) {
@@ -234,10 +234,14 @@ mod tests {
             self.entry(&[], "", &verdict.to_ne_bytes());
         }
 
+        fn jump(&mut self, to: usize) {
+            self.entry(&[], "", &(to as u32).to_ne_bytes());
+        }
+
         /// A rule with matches and without target.
         fn through(&mut self) {
-            let next = self.end() + (self.layout.entry + 16 + TARGET + 8) as i32;
-            self.entry(&[7; 16], "", &next.to_ne_bytes());
+            let next = self.end() + self.layout.entry + 16 + TARGET + 8;
+            self.entry(&[7; 16], "", &(next as u32).to_ne_bytes());
         }
 
         fn header(&mut self, name: &str) {
@@ -249,16 +253,16 @@ mod tests {
 
     /// PREROUTING: jump KUBE-SERVICES, no target, jump OTHER, accept. KUBE-SERVICES: return. OTHER: masquerade, return.
     fn sample(layout: Layout, with: bool) -> Blob {
-        let rule = (layout.entry + TARGET + 8) as i32;
-        let head = (layout.entry + TARGET + 32) as i32;
+        let rule = layout.entry + TARGET + 8;
+        let head = layout.entry + TARGET + 32;
         let through = rule + 16;
         let base = rule * if with { 3 } else { 2 } + through;
         let mut build = Build::new(layout);
         if with {
-            build.verdict(base + head);
+            build.jump(base + head);
         }
         build.through();
-        build.verdict(base + head + if with { rule + head } else { 0 });
+        build.jump(base + head + if with { rule + head } else { 0 });
         build.blob.underflow[0] = build.end() as u32;
         build.verdict(-2);
         if with {

@@ -43,32 +43,47 @@ pub struct Findings {
     pub errors: Vec<String>,
 }
 
-type Step<T> = (&'static str, T);
+type Find = fn(&mut Findings) -> io::Result<()>;
+type Remove = fn() -> io::Result<()>;
+
+/// What carries traffic, or has.
+const RULES: [(&str, Find); 4] = [
+    ("nftables", nftables::find_all),
+    ("iptables-legacy", xtables::find_all),
+    ("ipvs", ipvs::find_all),
+    ("ipset", ipset::find_all),
+];
 
 /// Looks for all that is kube-proxy's.
 pub fn find() -> Findings {
-    let mut findings = Findings::default();
-    let steps: [Step<fn(&mut Findings) -> io::Result<()>>; 5] = [
-        ("nftables", nftables::find_all),
-        ("iptables-legacy", xtables::find_all),
-        ("ipvs", ipvs::find_all),
-        ("ipset", ipset::find_all),
-        ("nfacct", nfacct::find_all),
-    ];
-    for (what, step) in steps {
-        if let Err(error) = step(&mut findings) {
-            findings.errors.push(failure(what, &error));
-        }
-    }
-    findings.found.sort_unstable();
-    findings.kept.sort_unstable();
+    let mut findings = find_rules();
+    findings.try_step("nfacct", nfacct::find_all);
     findings
+}
+
+/// Looks for all but counters: to ask for those may load a module.
+fn find_rules() -> Findings {
+    let mut findings = Findings::default();
+    for (what, step) in RULES {
+        findings.try_step(what, step);
+    }
+    findings
+}
+
+impl Findings {
+    fn try_step(&mut self, what: &str, step: Find) {
+        if let Err(error) = step(self) {
+            self.errors.push(failure(what, &error));
+        }
+        self.found.sort_unstable();
+        self.kept.sort_unstable();
+    }
 }
 
 /// Removes all that is kube-proxy's; returns what could not be removed, and why. Goes on after an error.
 pub fn remove() -> Vec<String> {
     // Virtual services are told by their addresses and by sets; sets and counters are held by rules.
-    let steps: [Step<fn() -> io::Result<()>>; 6] = [
+    let steps: [(&str, Remove); 6] = [
         ("ipvs", ipvs::remove_services),
         ("link kube-ipvs0", ipvs::remove_link),
         ("nftables", nftables::remove_all),

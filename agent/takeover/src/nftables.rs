@@ -169,7 +169,7 @@ impl Ruleset {
             begin = begin.with(BATCH_GENERATION, &generation.to_be_bytes());
         }
         let mut batch = begin.finish();
-        messages.into_iter().for_each(|message| batch.extend(message.finish()));
+        batch.extend(messages.into_iter().flat_map(Message::finish));
         batch.extend(Message::new(BATCH_END, Answer::Quiet, &batch_head()).finish());
         Some(batch)
     }

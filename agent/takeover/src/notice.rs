@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use culvert_api::takeover::Trace;
 
-use crate::{find, running};
+use crate::{find_rules, running};
 
 /// What there is of kube-proxy on this node, a sentence each: none if nothing is.
 pub fn notice() -> Vec<String> {
@@ -17,8 +17,7 @@ pub fn notice() -> Vec<String> {
             signs.join("; ")
         ));
     }
-    let findings = find();
-    let places: BTreeSet<String> = findings.found.iter().map(place).collect();
+    let places: BTreeSet<String> = find_rules().found.iter().map(place).collect();
     if !places.is_empty() {
         let places: Vec<String> = places.into_iter().collect();
         said.push(format!(
