@@ -1,5 +1,6 @@
 //! `culvert cleanup --kube-proxy`: nothing of kube-proxy is left, everybody else's rules are as if it had never been there,
-//! and no connection breaks over it. The rules are those that kube-proxy 1.36.3 wrote; the last test has it write them anew.
+//! and no connection breaks over it. The rules are those that kube-proxy 1.36.3 wrote for the objects beside them;
+//! `kube_proxy_itself` has it write them anew.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Options, SocketMode};
-use culvert_tests::kube_proxy::{ApiServer, Iptables, cleanup, everything, fixture};
+use culvert_tests::kube_proxy::{
+    FAMILIES, Iptables, LATER, OTHERS, cleanup, everything, fixture, foreign_table, host, nft, others, similar,
+};
 use culvert_tests::matrix::{PORT, TARGET};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{Process, eventually};
@@ -17,108 +20,11 @@ use culvert_tests::topology::{PodLinks, external_ip};
 use culvert_tests::traffic::Ask;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const FAMILIES: [&str; 2] = ["iptables", "ip6tables"];
-
-/// A host without anything.
-fn host(scope: &Scope, name: &str) -> Result<Place> {
-    let host = Place::new(
-        name,
-        scope.netns(name)?,
-        &scope.cgroup(name)?,
-        &scope.directory(name)?,
-        "192.0.2.11".parse()?,
-        "fd00:11::11".parse()?,
-    );
-    // No link that could carry a packet: counters stand still.
-    host.ip_batch("link set lo up\n")?;
-    Ok(host)
-}
-
-/// A link, for whoever wants an address that is not of loopback.
-fn link(host: &Place) -> Result<()> {
-    host.ip_batch(
-        "link add eth0 type veth peer name peer0\nlink set eth0 up\nlink set peer0 up\n\
-         addr add 192.0.2.11/24 dev eth0\naddr add fd00:11::11/64 dev eth0 nodad\n\
-         route add default via 192.0.2.1\n",
-    )
-}
-
-/// Rules of others: the kubelet's, kube-router's, a portmap's, an administrator's, some of whose names begin as kube-proxy's do.
-const OTHERS: &str = "\
-*mangle
-:PREROUTING ACCEPT [7:700]
-:KUBE-IPTABLES-HINT - [0:0]
-:KUBE-KUBELET-CANARY - [0:0]
-COMMIT
-*filter
-:INPUT ACCEPT [11:1100]
-:FORWARD DROP [12:1200]
-:OUTPUT ACCEPT [13:1300]
-:KUBE-FIREWALL - [0:0]
-:KUBE-ROUTER-INPUT - [0:0]
-:KUBE-POD-FW-ABCDEFGHIJKLMNOP - [0:0]
-:KUBE-SVC-ABCDEFGHIJKLMNOP - [0:0]
-[1:10] -A INPUT -j KUBE-FIREWALL
-[2:20] -A INPUT -m comment --comment \"kube-router netpol\" -j KUBE-ROUTER-INPUT
-[3:30] -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-[4:40] -A OUTPUT -j KUBE-FIREWALL
-[5:50] -A KUBE-FIREWALL -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
-[6:60] -A KUBE-ROUTER-INPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP
-[7:70] -A KUBE-POD-FW-ABCDEFGHIJKLMNOP
-[8:80] -A KUBE-POD-FW-ABCDEFGHIJKLMNOP -j REJECT
-COMMIT
-*nat
-:PREROUTING ACCEPT [21:2100]
-:INPUT ACCEPT [22:2200]
-:OUTPUT ACCEPT [23:2300]
-:POSTROUTING ACCEPT [24:2400]
-:CNI-HOSTPORT-DNAT - [0:0]
-:KUBE-SVC-MINE - [0:0]
-[9:90] -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
-[10:100] -A POSTROUTING -o eth0 -m mark --mark 0x80/0x80 -j MASQUERADE --random-fully
-[11:110] -A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 8080 -j KUBE-SVC-MINE
-[12:120] -A KUBE-SVC-MINE -p tcp -j RETURN
-COMMIT
-";
-
-/// What they add later.
-const LATER: &str = "\
-*filter
-:LATER - [0:0]
-[31:310] -A INPUT -p tcp -m tcp --dport 22 -g LATER
-[32:320] -A LATER -p tcp -j LOG --log-prefix \"later: \"
-[33:330] -A LATER
-COMMIT
-*nat
-[34:340] -A POSTROUTING -p udp -m udp --dport 53 -j ACCEPT
-COMMIT
-";
-
-fn others(host: &Place, rules: &str) -> Result<()> {
-    for kind in Iptables::BOTH {
-        FAMILIES.iter().try_for_each(|family| kind.restore(host, family, rules))?;
-    }
-    Ok(())
-}
-
-/// A table of nftables that is nobody's business.
-fn foreign_table(host: &Place) -> Result<()> {
-    nft(
-        host,
-        "table inet kube-proxy-not { map m { type inet_service : verdict; }\n\
-         chain c { type filter hook input priority 0; counter packets 5 bytes 50; tcp dport vmap @m; } }\n\
-         table bridge kube-proxy { chain c { } }\n",
-    )
-}
-
-fn nft(host: &Place, rules: &str) -> Result<()> {
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]);
-    host.run(|| culvert_tests::shell::feed(&mut command, rules)).map(drop)
-}
 
 /// Rules as kube-proxy wrote them, of all its modes but ipvs at once.
 fn kube_proxy_was_here(host: &Place) -> Result<()> {
+    host.sh("nfacct add ct_state_invalid_dropped_pkts")?;
+    host.sh("nfacct add localhost_nps_accepted_pkts")?;
     for kind in Iptables::BOTH {
         kind.restore(host, "iptables", &fixture("iptables.v4")?)?;
         kind.restore(host, "ip6tables", &fixture("iptables.v6")?)?;
@@ -156,15 +62,6 @@ fn all_of_it_goes_and_nothing_else() -> Result<()> {
 
     let (code, answer, _) = cleanup(&host, &["--force"])?;
     ensure!(code == 0 && answer.is_some_and(|answer| answer["found"] == serde_json::json!([])), "a second time");
-    Ok(())
-}
-
-/// Fails with the first lines that differ.
-fn similar(expected: &str, found: &str) -> Result<()> {
-    for (number, (expected, found)) in expected.lines().zip(found.lines()).enumerate() {
-        ensure!(expected == found, "line {number}:\nexpected {expected}\nfound    {found}");
-    }
-    ensure!(expected == found, "expected\n{expected}\nfound\n{found}");
     Ok(())
 }
 
@@ -214,13 +111,13 @@ fn sets_and_counters_go() -> Result<()> {
     let rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -j KUBE-SERVICES\n\
         -A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT\nCOMMIT\n";
     Iptables::BOTH.iter().try_for_each(|kind| kind.restore(&host, "iptables", rules))?;
-    host.sh("nfacct add ct_state_invalid_dropped_pkts")?;
+    host.sh("nfacct add localhost_nps_accepted_pkts")?;
     host.sh("nfacct add mine")?;
     let (code, answer, said) = cleanup(&host, &["--force"])?;
     ensure!(code == 0, "{answer:?} {said}");
     ensure!(host.sh("ipset list -n")? == "MINE\n", "{}", host.sh("ipset list -n")?);
     let counters = host.sh("nfacct list")?;
-    ensure!(counters.contains("mine") && !counters.contains("ct_state"), "{counters}");
+    ensure!(counters.contains("mine") && !counters.contains("localhost"), "{counters}");
     Ok(())
 }
 
@@ -313,52 +210,4 @@ fn it_waits_for_connections_that_netfilter_translates() -> Result<()> {
     stage.check(1, "client  lb  a:client\np  cluster  a:p\nn1  cluster  a:n1\n")?;
     stage.cluster.agents[0].terminate()?;
     Ok(())
-}
-
-/// The program itself in each of its modes, with Services of all kinds.
-#[test]
-fn what_kube_proxy_itself_writes_goes() -> Result<()> {
-    let scope = Scope::open()?;
-    let (host, twin) = (host(&scope, "host")?, self::host(&scope, "twin")?);
-    link(&host)?;
-    let api = ApiServer::start(&host, &scope.directory("api")?)?;
-    api.kubectl("apply -f -", &fixture("objects.yaml")?)?;
-    let ingress =
-        r#"--type=merge -p {"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"},{"ip":"2001:db8:1::1"}]}}}"#;
-    api.kubectl(&format!("patch service web --subresource=status {ingress}"), "")?;
-    let addresses = r#"{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.11"},{"type":"InternalIP","address":"fd00:11::11"}]}}"#;
-    api.kubectl(&format!("patch node n1 --subresource=status --type=merge -p {addresses}"), "")?;
-    for host in [&host, &twin] {
-        others(host, OTHERS)?;
-        foreign_table(host)?;
-    }
-    let expected = bare(&everything(&twin)?);
-    for (mode, kind, mark) in [
-        ("nftables", Iptables::Nft, "table ip6 kube-proxy"),
-        ("iptables", Iptables::Nft, "KUBE-SVC-"),
-        ("iptables", Iptables::Legacy, "KUBE-SVC-"),
-    ] {
-        let mut process = api.kube_proxy(scope.dir(), mode, kind)?;
-        eventually("kube-proxy's rules are there", LIMIT, || {
-            Ok((everything(&host)?.matches(mark).count() > expected.matches(mark).count()).then_some(()))
-        })?;
-        let (code, _, said) = cleanup(&host, &[])?;
-        ensure!(code == 1 && said.contains(&format!("answers as kube-proxy does, in mode {mode}")), "{code} {said}");
-        process.terminate(LIMIT)?;
-        let (code, answer, said) = cleanup(&host, &["--force"])?;
-        let answer = answer.with_context(|| said.clone())?;
-        ensure!(code == 0, "{mode} {kind:?}: {answer} {said}");
-        similar(&expected, &bare(&everything(&host)?)).with_context(|| format!("{mode} {kind:?}"))?;
-    }
-    Ok(())
-}
-
-/// Without the chain that kube-proxy makes for the kubelet and leaves to it, and without counters: there is traffic.
-fn bare(text: &str) -> String {
-    let lines = text.lines().filter(|line| !line.contains("KUBE-FIREWALL")).map(|line| {
-        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map(|(_, rule)| rule);
-        let chain = line.strip_prefix(':').and_then(|rest| rest.split_once(" [")).map(|(chain, _)| chain);
-        rule.or(chain).unwrap_or(line)
-    });
-    lines.flat_map(|line| [line, "\n"]).collect()
 }

@@ -15,6 +15,11 @@ const PACKETS: &[&str] = &["prog_run"];
 /// Those that compare the kernel programs with the oracle.
 const ORACLE: &[&str] = &["oracle"];
 
+/// Those that need what no kernel of a build machine has; the steps of virtual machines run them.
+const MACHINES: &[&str] = &["ipvs"];
+/// Those that need programs of Kubernetes (`CULVERT_KUBERNETES`).
+const KUBERNETES: &[&str] = &["kube_proxy_itself"];
+
 /// A set of test programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
@@ -24,6 +29,10 @@ pub enum Suite {
     Packets,
     /// The oracle.
     Oracle,
+    /// Those of other kernels.
+    Machines,
+    /// Those with programs of Kubernetes.
+    Kubernetes,
     /// All else of [`TEST_PACKAGE`].
     Namespaces,
 }
@@ -35,6 +44,8 @@ impl Suite {
             false => Self::Unit,
             true if PACKETS.contains(&name) => Self::Packets,
             true if ORACLE.contains(&name) => Self::Oracle,
+            true if MACHINES.contains(&name) => Self::Machines,
+            true if KUBERNETES.contains(&name) => Self::Kubernetes,
             true => Self::Namespaces,
         }
     }

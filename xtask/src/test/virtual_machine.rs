@@ -19,6 +19,8 @@ const CORE: &[(&str, &[&str])] = &[
     ("socket_hooks", &[]),
     ("routing", &["a_load_is_accounted_for_to_the_last_request"]),
     ("links", &[]),
+    ("kube_proxy", &[]),
+    ("ipvs", &[]),
     ("services", &["bridged_pods_host_sockets_behind_a_firewall_beside_the_bridge", "routed_pods_all_sockets"]),
 ];
 /// What stands before a test program's name in the machine's output.

@@ -1,14 +1,13 @@
-//! kube-proxy and what it leaves: its rules as files, the program itself with the API server that it asks, and what the kernel
-//! holds, as text that can be compared.
+//! kube-proxy itself, and the API server that it asks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail};
 
+use super::{FAMILIES, Iptables};
 use crate::place::Place;
 use crate::process::{Process, eventually};
 use crate::shell;
@@ -17,78 +16,6 @@ use crate::shell;
 const LIMIT: Duration = Duration::from_mins(2);
 /// A bearer token that may do everything.
 const TOKEN: &str = "all-is-allowed";
-
-/// Where iptables keeps its rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Iptables {
-    /// In its own tables.
-    Legacy,
-    /// In nftables.
-    Nft,
-}
-
-impl Iptables {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Legacy, Self::Nft];
-
-    /// The name of one of its programs: `iptables-legacy-restore` for `("iptables", "-restore")`.
-    pub fn program(self, family: &str, what: &str) -> String {
-        let kind = if self == Self::Legacy { "legacy" } else { "nft" };
-        format!("{family}-{kind}{what}")
-    }
-
-    /// Restores rules beside those that are there.
-    pub fn restore(self, host: &Place, family: &str, rules: &str) -> Result<()> {
-        let program = self.program(family, "-restore");
-        // Counters are restored as well.
-        let mut command = shell::split(&format!("{program} -w -c --noflush"));
-        host.run(|| shell::feed(&mut command, rules)).map(drop)
-    }
-
-    /// All rules with their counters.
-    pub fn save(self, host: &Place) -> Result<String> {
-        let mut text = String::new();
-        for family in ["iptables", "ip6tables"] {
-            let saved = host.sh(&format!("{} -c", self.program(family, "-save")))?;
-            text.extend(saved.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]));
-        }
-        Ok(text)
-    }
-}
-
-/// One of the files in `tests/fixtures/kube-proxy`.
-pub fn fixture(name: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kube-proxy").join(name);
-    fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
-
-/// All that the kernel holds where kube-proxy works: iptables of both kinds, nftables, sets, links.
-pub fn everything(host: &Place) -> Result<String> {
-    let mut text = String::new();
-    for kind in Iptables::BOTH {
-        text += &kind.save(host)?;
-    }
-    // What iptables keeps there is in the text already, and in a form that does not depend on the age of the program.
-    for table in host.sh("nft list tables")?.lines().filter(|table| !kept_by_iptables(table)) {
-        text += &host.sh(&format!("nft -s list {table}"))?;
-    }
-    Ok(text)
-}
-
-fn kept_by_iptables(table: &str) -> bool {
-    let mut words = table.split_whitespace().skip(1);
-    let (family, name) = (words.next(), words.next());
-    matches!(family, Some("ip" | "ip6")) && matches!(name, Some("nat" | "filter" | "mangle" | "raw" | "security"))
-}
-
-/// Runs `culvert cleanup --kube-proxy -o json` with more arguments; its exit code, its answer, and what it says besides.
-pub fn cleanup(host: &Place, arguments: &[&str]) -> Result<(i32, Option<Value>, String)> {
-    let mut command = Command::new(crate::agent::binary()?);
-    command.args(["cleanup", "--kube-proxy", "-o", "json"]).args(arguments);
-    let Output { status, stdout, stderr } = host.run(|| Ok(command.output()?))?;
-    let code = status.code().context("killed")?;
-    Ok((code, serde_json::from_slice(&stdout).ok(), String::from_utf8_lossy(&stderr).into_owned()))
-}
 
 /// An API server with its etcd, on loopback.
 #[derive(Debug)]
@@ -100,15 +27,14 @@ pub struct ApiServer {
     kubeconfig: PathBuf,
 }
 
-/// A program of Kubernetes: built by `cargo xtask`, which says where.
+/// A program of Kubernetes: in one of the directories of `$CULVERT_KUBERNETES`, which is a list like `$PATH`.
 pub fn program(name: &str) -> Result<PathBuf> {
     let variable = "CULVERT_KUBERNETES";
-    let dir = std::env::var_os(variable).with_context(|| {
-        format!("{variable} must name a directory with kube-apiserver and kube-proxy; cargo xtask test sets it")
-    })?;
-    let path = Path::new(&dir).join(name);
-    ensure!(path.is_file(), "{} is missing", path.display());
-    Ok(path)
+    let list = std::env::var_os(variable);
+    let list = list
+        .with_context(|| format!("{variable} must name the directories of kube-apiserver, kubectl and kube-proxy"))?;
+    let mut paths = std::env::split_paths(&list).map(|dir| dir.join(name));
+    paths.find(|path| path.is_file()).with_context(|| format!("{variable} has no {name}"))
 }
 
 impl ApiServer {
@@ -162,7 +88,7 @@ impl ApiServer {
     pub fn kube_proxy(&self, dir: &Path, mode: &str, kind: Iptables) -> Result<Process> {
         let programs = dir.join(format!("programs-{mode}-{kind:?}"));
         fs::create_dir_all(&programs)?;
-        for family in ["iptables", "ip6tables"] {
+        for family in FAMILIES {
             for what in ["", "-save", "-restore"] {
                 let program = format!("/usr/sbin/{}", kind.program(family, what));
                 std::os::unix::fs::symlink(program, programs.join(format!("{family}{what}")))?;
