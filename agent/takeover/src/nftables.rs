@@ -237,8 +237,7 @@ fn jumps(rule: &[u8]) -> Vec<Jump<u64>> {
     let to = expressions.filter_map(|(_, expression)| {
         // NFTA_EXPR_NAME and _DATA, NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
         find(expression, 1).filter(|name| text(name) == "immediate")?;
-        let verdict = find(find(find(expression, 2)?, 2)?, 2)?;
-        find(verdict, 3)
+        find(find(find(find(expression, 2)?, 2)?, 2)?, 2)
     });
     to.map(|to| Jump { rule: handle, from: text(from), to: text(to) }).collect()
 }
