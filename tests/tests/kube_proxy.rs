@@ -17,7 +17,7 @@ use culvert_tests::process::{Process, eventually};
 use culvert_tests::scope::Scope;
 use culvert_tests::stage::{Scenery, answered, everywhere, session};
 use culvert_tests::topology::{PodLinks, external_ip};
-use culvert_tests::traffic::Ask;
+use culvert_tests::traffic::{Ask, Session};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -154,27 +154,67 @@ fn it_refuses_while_kube_proxy_runs_or_nobody_serves() -> Result<()> {
     Ok(())
 }
 
+/// Tables as kube-proxy has them in its mode nftables, for the TCP port of one load balancer address with the backend c.
+fn translating_tables(n1: &Place) -> Result<()> {
+    for (family, ip, backend) in [(Family::V4, "ip", "10.244.2.10"), (Family::V6, "ip6", "[fd00:244:2::10]")] {
+        let address = external_ip(family, 101);
+        nft(
+            n1,
+            &format!(
+                "table {ip} kube-proxy {{\n\
+                 chain pre {{ type nat hook prerouting priority dstnat; \
+                 {ip} daddr {address} tcp dport {PORT} dnat to {backend}:{TARGET}; }}\n\
+                 chain post {{ type nat hook postrouting priority srcnat; tcp dport {TARGET} masquerade; }}\n}}\n"
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+/// Sessions of the client that those tables translate, one a family.
+fn translated_sessions(client: &Place) -> Result<Vec<Session>> {
+    let sessions = Family::BOTH.into_iter().map(|family| {
+        let mut session = session(client, &Ask::tcp((external_ip(family, 101), PORT)))?;
+        ensure!(answered(&session.exchange())? == "c");
+        Ok(session)
+    });
+    sessions.collect()
+}
+
+fn live_on(sessions: &mut [Session]) -> Result<()> {
+    sessions.iter_mut().try_for_each(|session| {
+        let outcome = session.exchange();
+        ensure!(outcome.server() == Some("c"), "a connection broke: {outcome}");
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_breaks_where_others_translate_too() -> Result<()> {
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    let (client, n1) = (scenery.lab.client.clone(), scenery.cast.n1.clone());
+    translating_tables(&n1)?;
+    for family in FAMILIES {
+        n1.sh(&format!("{family}-legacy -w -t nat -A POSTROUTING -p udp --dport 9 -j MASQUERADE"))?;
+    }
+    let mut old = translated_sessions(&client)?;
+    let service = everywhere("web", 1).ready("n1", &scenery.cast.a);
+    let mut stage = scenery.start(&Options::new(SocketMode::All)?, [&service])?;
+    let socket = stage.cluster.lab.nodes[0].run.join("api.sock");
+    let (code, _, said) = cleanup(&n1, &["--now", "--api-socket", socket.to_str().context("no text")?])?;
+    ensure!(code == 0, "{code} {said}");
+    live_on(&mut old)?;
+    stage.cluster.agents[0].terminate()?;
+    Ok(())
+}
+
 #[test]
 fn it_waits_for_connections_that_netfilter_translates() -> Result<()> {
     let scenery = Scenery::new(PodLinks::Routed)?;
     let (client, n1) = (scenery.lab.client.clone(), scenery.cast.n1.clone());
-    // As kube-proxy's nftables mode does it. With the table the kernel forgets how to translate.
-    let rule = |family: Family, ip: &str, backend: &str| {
-        format!(
-            "table {ip} kube-proxy {{\n\
-             chain pre {{ type nat hook prerouting priority dstnat; {ip} daddr {} tcp dport {PORT} dnat to {backend}:{TARGET}; }}\n\
-             chain post {{ type nat hook postrouting priority srcnat; tcp dport {TARGET} masquerade; }}\n}}\n",
-            external_ip(family, 101)
-        )
-    };
-    nft(&n1, &rule(Family::V4, "ip", "10.244.2.10"))?;
-    nft(&n1, &rule(Family::V6, "ip6", "[fd00:244:2::10]"))?;
-    let mut old = Vec::new();
-    for family in Family::BOTH {
-        let mut session = session(&client, &Ask::tcp((external_ip(family, 101), PORT)))?;
-        ensure!(answered(&session.exchange())? == "c");
-        old.push(session);
-    }
+    // With the last table that translates, the kernel forgets how.
+    translating_tables(&n1)?;
+    let mut old = translated_sessions(&client)?;
     let service = everywhere("web", 1).ready("n1", &scenery.cast.a);
     let mut stage = scenery.start(&Options::new(SocketMode::All)?, [&service])?;
     eventually("the agent speaks of kube-proxy", LIMIT, || {
@@ -189,9 +229,7 @@ fn it_waits_for_connections_that_netfilter_translates() -> Result<()> {
     let (code, answer, said) = cleanup(&n1, &["--timeout", "1", "--api-socket", socket])?;
     ensure!(code == 1 && answer.is_none() && said.contains("2 connections"), "{code} {said}");
     ensure!(n1.sh("nft list tables")?.matches("kube-proxy").count() == 2, "a table is gone");
-    for session in &mut old {
-        ensure!(session.exchange().server() == Some("c"), "a connection broke");
-    }
+    live_on(&mut old)?;
     // One of them ends, then the other: only then it begins.
     let mut command = Command::new(culvert_tests::agent::binary()?);
     command.args(["cleanup", "--kube-proxy", "--timeout", "60", "--api-socket", socket]);
@@ -201,7 +239,7 @@ fn it_waits_for_connections_that_netfilter_translates() -> Result<()> {
     says(&waiting, "waiting for 2 connections")?;
     old.pop();
     says(&waiting, "waiting for 1 connection")?;
-    ensure!(old[0].exchange().server() == Some("c"), "a connection broke");
+    live_on(&mut old)?;
     ensure!(waiting.alive(), "it did not wait: {}", waiting.output());
     old.clear();
     let ended = waiting.wait(LIMIT)?;
