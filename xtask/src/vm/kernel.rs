@@ -15,8 +15,6 @@ use super::Kernel;
 use crate::{process, workspace::Workspace};
 
 const LIMIT: Duration = Duration::from_mins(10);
-/// Debian's own redirector; used where this machine's package sources name no mirror.
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// How the names of these packages end.
 const SUFFIX: &str = "-cloud-amd64";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -106,7 +104,7 @@ impl Apt {
         {
             DirBuilder::new().recursive(true).create(home.join(part)).context("cannot create apt's directories")?;
         }
-        let mirror = mirror().unwrap_or_else(|| MIRROR.to_owned());
+        let mirror = mirror().context("this machine's package sources name no mirror of Debian 12")?;
         let sources = ["bookworm", "bookworm-backports"]
             .map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
             .concat();
