@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod client;
+mod node_setup;
 mod objects;
 mod output;
 mod plan;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Monitor(args) => client::monitor(&args),
         Command::Cleanup(args) if args.kube_proxy => takeover::run(&args),
         Command::Cleanup(args) => client::cleanup(&args),
+        Command::NodeSetup(args) => node_setup::run(&args),
         Command::Completions { shell } => output::completions(shell),
         Command::Man { directory } => output::manual(&directory),
     };

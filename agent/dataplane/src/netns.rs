@@ -26,19 +26,27 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|_| Error::NoBpffs(path.to_owned()))
 }
 
-fn is_bpffs(path: &Path) -> bool {
+/// Whether a path is on a bpf file system.
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// What on this node will hinder traffic, in words. Nothing is changed: /proc/sys is often read-only.
 pub fn warnings(ports: &RangeInclusive<u16>) -> Vec<String> {
-    check(ports, |name| {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::read_to_string(path).map(|value| value.trim().to_owned())
-    })
+    check(ports, sysctl)
 }
 
-fn check(ports: &RangeInclusive<u16>, sysctl: impl Fn(&str) -> io::Result<String>) -> Vec<String> {
+/// For each family that the node has and does not forward, a line that says so.
+pub fn not_forwarding() -> Vec<String> {
+    check_forwarding(sysctl)
+}
+
+fn sysctl(name: &str) -> io::Result<String> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    fs::read_to_string(path).map(|value| value.trim().to_owned())
+}
+
+fn check_forwarding(sysctl: impl Fn(&str) -> io::Result<String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, family) in [("net.ipv4.ip_forward", "IPv4"), ("net.ipv6.conf.all.forwarding", "IPv6")] {
         // A node without a family has no such file.
@@ -46,6 +54,11 @@ fn check(ports: &RangeInclusive<u16>, sysctl: impl Fn(&str) -> io::Result<String
             warnings.push(format!("{name} = 0: {family} traffic for pods and other nodes is not forwarded"));
         }
     }
+    warnings
+}
+
+fn check(ports: &RangeInclusive<u16>, sysctl: impl Fn(&str) -> io::Result<String>) -> Vec<String> {
+    let mut warnings = check_forwarding(&sysctl);
     let name = "net.ipv4.ip_local_port_range";
     let Some((low, high)) = sysctl(name).ok().and_then(|value| range(&value)) else { return warnings };
     let overlap = low <= *ports.end() && *ports.start() <= high;

@@ -288,6 +288,9 @@ impl Core {
 
     /// The first time that everything was delivered: what is not among it goes.
     fn complete(&mut self, batch: &Batch) {
+        if batch.complete {
+            self.health.delivered();
+        }
         if (batch.complete || self.facts.first_start) && !self.synced {
             self.synced = true;
             self.prune();

@@ -1,5 +1,6 @@
 //! Whether the node serves, in kube-proxy's terms and words (`pkg/proxy/healthcheck/proxy_health.go`): `/healthz` and `/livez` for
-//! load balancers, cluster autoscalers and kubelets.
+//! load balancers, cluster autoscalers and kubelets. `/readyz` is Culvert's own: kube-proxy is healthy before it knows a single
+//! Service; a rolling upgrade must wait until the kernel holds all of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +38,18 @@ struct Progress {
     updated: Option<Timestamp>,
     /// The Node may have traffic from load balancers.
     eligible: bool,
+    start: Start,
+}
+
+/// How far the agent has come since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The source has not delivered everything yet.
+    Waiting,
+    /// It has.
+    Delivered,
+    /// The kernel has held all of it, and every hook.
+    Done,
 }
 
 /// The state at one moment.
@@ -46,6 +59,8 @@ pub struct Verdict {
     pub healthy: bool,
     /// The Node may have traffic from load balancers.
     pub eligible: bool,
+    /// Healthy, and since the agent started the kernel has held everything once.
+    pub ready: bool,
     updated: Option<Timestamp>,
 }
 
@@ -79,7 +94,7 @@ struct Family {
 impl Health {
     /// Before the first change: healthy, and eligible until the Node says otherwise.
     pub fn new() -> Self {
-        Self { state: Mutex::new(Progress { pending: None, updated: None, eligible: true }) }
+        Self { state: Mutex::new(Progress { pending: None, updated: None, eligible: true, start: Start::Waiting }) }
     }
 
     /// A change came in, or something that must be there is not.
@@ -87,11 +102,22 @@ impl Health {
         self.lock().pending.get_or_insert(now);
     }
 
-    /// The kernel holds everything.
+    /// The source has delivered everything.
+    pub fn delivered(&self) {
+        let mut state = self.lock();
+        if state.start == Start::Waiting {
+            state.start = Start::Delivered;
+        }
+    }
+
+    /// The kernel holds everything that came in.
     pub fn updated(&self, at: Timestamp) {
         let mut state = self.lock();
         state.pending = None;
         state.updated = Some(at);
+        if state.start == Start::Delivered {
+            state.start = Start::Done;
+        }
     }
 
     /// Takes note of the agent's own Node; `None` if there is none.
@@ -106,7 +132,8 @@ impl Health {
     pub fn verdict(&self, now: Instant) -> Verdict {
         let state = *self.lock();
         let healthy = state.pending.is_none_or(|since| now.saturating_duration_since(since) < PATIENCE);
-        Verdict { healthy, eligible: state.eligible, updated: state.updated }
+        let ready = healthy && state.start == Start::Done;
+        Verdict { healthy, eligible: state.eligible, ready, updated: state.updated }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -133,9 +160,11 @@ impl Verdict {
     }
 }
 
-/// `/healthz` and `/livez`.
+/// `/healthz`, `/livez` and `/readyz`.
 pub fn router(health: Arc<Health>, metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state((health, metrics))
+    let routes =
+        Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).route("/readyz", any(readyz));
+    routes.with_state((health, metrics))
 }
 
 type Shared = State<(Arc<Health>, Arc<Metrics>)>;
@@ -153,6 +182,11 @@ async fn livez(State((health, metrics)): Shared) -> Response {
     let code = code(verdict.healthy);
     metrics.livez.count(code);
     (code, HEADERS, json(&verdict.body(verdict.healthy, None, Timestamp::now()))).into_response()
+}
+
+async fn readyz(State((health, _)): Shared) -> Response {
+    let verdict = health.verdict(Instant::now());
+    (code(verdict.ready), HEADERS, json(&verdict.body(verdict.ready, None, Timestamp::now()))).into_response()
 }
 
 /// 200 or 503.
@@ -185,6 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn the_node_is_ready_when_the_kernel_holds_all_that_there_is() {
+        let health = Health::new();
+        let start = Instant::now();
+        let ready = |after: Duration| health.verdict(start + after).ready;
+        assert!(!ready(Duration::ZERO), "nothing is known yet");
+        // A part of the objects is in the kernel.
+        health.pending(start);
+        health.updated(Timestamp::UNIX_EPOCH);
+        assert!(!ready(Duration::ZERO));
+        health.pending(start);
+        health.delivered();
+        assert!(!ready(Duration::ZERO), "delivered is not programmed");
+        health.updated(Timestamp::UNIX_EPOCH);
+        assert!(ready(Duration::ZERO));
+        // From then on it is ready as long as it is healthy.
+        health.pending(start);
+        assert!(ready(Duration::from_secs(59)));
+        assert!(!ready(PATIENCE));
+    }
+
+    #[test]
     fn the_node_decides_about_eligibility_alone() {
         let health = Health::new();
         let eligible = |node: Option<&Node>| {
@@ -206,7 +261,7 @@ mod tests {
     #[test]
     fn the_bodies_are_those_of_kube_proxy() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let verdict = Verdict { healthy: true, eligible: false, updated: Some(at(1)) };
+        let verdict = Verdict { healthy: true, eligible: false, ready: true, updated: Some(at(1)) };
         let expected = "{\"lastUpdated\":\"1970-01-01T00:00:01Z\",\"currentTime\":\"1970-01-01T00:00:09Z\",\
                         \"nodeEligible\":false,\"healthy\":true,\"status\":{\
                         \"IPv4\":{\"lastUpdated\":\"1970-01-01T00:00:09Z\",\"healthy\":true},\

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 
 /// The first pause after a failed attempt; it doubles...
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// ... up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// ... up to this: short, for when kube-proxy goes, load balancers soon miss the answers that it gave on these ports.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 

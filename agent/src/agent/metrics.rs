@@ -285,6 +285,11 @@ impl Collector for Kernel {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use culvert_abi::Reason;
+    use culvert_api::status::{MapUsage, ReasonCount};
+
     use super::*;
 
     #[test]
@@ -322,5 +327,49 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    /// All there are, once the kernel has been asked.
+    fn names() -> BTreeSet<String> {
+        let status = Status {
+            maps: vec![MapUsage { map: "FLOWS_V4".into(), used: 1, capacity: 2 }],
+            reasons: vec![ReasonCount { reason: "no_endpoints".into(), packets: 3 }],
+            ..Status::default()
+        };
+        let metrics = Metrics::new();
+        metrics.livez.count(StatusCode::OK);
+        metrics.healthz.count(StatusCode::OK);
+        metrics.queued(Timestamp::UNIX_EPOCH);
+        metrics.synced(Timestamp::UNIX_EPOCH, Duration::ZERO);
+        let text = metrics.text(Some(status)).unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+    }
+
+    /// The metrics that a text of expressions names.
+    fn named(text: &str) -> BTreeSet<String> {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        words.filter(|word| word.starts_with("culvert_") || word.starts_with("kubeproxy_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn alerts_and_dashboard_name_metrics_that_there_are() {
+        let names = names();
+        let alerts = include_str!("../../../deploy/helm/culvert/files/alerts.yaml");
+        let dashboard = include_str!("../../../deploy/grafana/culvert.json");
+        for (what, text) in [("the alerts", alerts), ("the dashboard", dashboard)] {
+            let named = named(text);
+            assert!(named.len() > 5, "{what} name few metrics: {named:?}");
+            let unknown: Vec<_> = named.difference(&names).collect();
+            assert!(unknown.is_empty(), "{what} name {unknown:?}; there are {names:?}");
+        }
+    }
+
+    #[test]
+    fn alerts_name_reasons_that_there_are() {
+        let alerts = include_str!("../../../deploy/helm/culvert/files/alerts.yaml");
+        let reasons = alerts.split("reason=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let unknown: Vec<_> = reasons.filter(|name| Reason::ALL.iter().all(|reason| reason.name() != *name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! The command line, from which help, manual pages and completions are made.
 #![allow(clippy::doc_markdown)] // what clap prints is plain text
 
+mod node_setup;
 mod parse;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use culvert_source::Rules;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::node_setup::{NodeSetupArgs, Step as SetupStep};
 use self::parse::{limit, limit_field, node_port_addresses, port_range, protocol, source};
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -79,6 +81,14 @@ pub enum Command {
     /// Exits with 1 if nothing was removed (refused, or connections had not ended in time) or not everything could be, and with
     /// 3 if something stays that others' rules use, or has come back.
     Cleanup(CleanupArgs),
+    /// Prepare a node for the agent; for an init container, or once at boot
+    ///
+    /// Mounts the bpf file system if there is none, sets the limits and timeouts of netfilter's connections that kube-proxy
+    /// would set (limits are only ever raised), and says whether the node forwards packets. Needs root and SYS_ADMIN, which
+    /// the agent does not have. Running it again changes nothing.
+    ///
+    /// Exits with 1 if there is no bpf file system in the end. A parameter that cannot be set is a warning.
+    NodeSetup(NodeSetupArgs),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
