@@ -13,6 +13,7 @@
 //! | [`matrix`] | tables of what clients see |
 //! | [`bench`] | what a packet, a connect and a connection cost |
 //! | [`demo`] | `cargo xtask demo` |
+//! | [`deploy`] | what `deploy/` renders, and the API server's schema |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
 //! | [`fixture`] | packets in, verdicts and packets out |
 //! | [`oracle`] | the datapath in plain Rust, and the scripts that it is compared on |
@@ -21,6 +22,7 @@
 pub mod agent;
 pub mod bench;
 pub mod demo;
+pub mod deploy;
 pub mod fixture;
 pub mod kube_proxy;
 pub mod manifests;

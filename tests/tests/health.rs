@@ -62,7 +62,7 @@ fn the_node_answers_on_the_ports_of_kube_proxy() -> Result<()> {
     let service = everywhere("web", 1).ready("n1", &scenery.cast.a);
     let stage = scenery.start(&Options::new(SocketMode::All)?, [&service])?;
     let (n1, client) = (&stage.cast.n1, &stage.cluster.lab.client);
-    for (path, eligible) in [("/healthz", true), ("/livez", false)] {
+    for (path, eligible) in [("/healthz", true), ("/livez", false), ("/readyz", false)] {
         let (code, _, body) = get(client, &n1.socket(Family::V4, HEALTHZ).to_string(), path)?;
         let said: Value = serde_json::from_str(&body)?;
         ensure!(code == 200 && said["healthy"] == true, "{path}: {code} {body}");
@@ -103,11 +103,38 @@ fn a_busy_port_is_tried_again() -> Result<()> {
     agent.settle()?;
     drop(busy);
     let to = n1.socket(Family::V4, HEALTHZ).to_string();
-    eventually("the port is taken once it is free", Duration::from_secs(40), || {
+    eventually("the port is taken once it is free", LIMIT, || {
         let (code, _, body) = get(&scenery.lab.client, &to, "/healthz")?;
         ensure!(code == 200, "{code} {body}");
         Ok(Some(()))
     })?;
+    ensure!(agent.alive());
+    Ok(())
+}
+
+#[test]
+fn a_node_is_ready_once_the_kernel_holds_everything() -> Result<()> {
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    let to = scenery.cast.n1.socket(Family::V4, HEALTHZ).to_string();
+    let says = |path: &str, want: u16| {
+        eventually(&format!("{path} says {want}"), LIMIT, || {
+            Ok(get(&scenery.lab.client, &to, path).is_ok_and(|(code, ..)| code == want).then_some(()))
+        })
+    };
+    scenery.lab.manifests.apply(&everywhere("web", 1).ready("n1", &scenery.cast.a))?;
+    // Nobody knows what is in it: the source has not delivered everything.
+    scenery.lab.manifests.write("broken", "kind: Service\nbad: [\n")?;
+    let mut agent = Agent::start(&scenery.lab, 0, &Options::new(SocketMode::All)?)?;
+    says("/livez", 200)?;
+    says("/readyz", 503)?;
+    scenery.lab.manifests.remove("broken")?;
+    says("/readyz", 200)?;
+    // Later faults are no reason to take the agent for one that has just begun.
+    scenery.lab.manifests.write("broken", "kind: Service\nbad: [\n")?;
+    eventually("the fault is known", LIMIT, || {
+        Ok(agent.status()?["sources"][0]["errors"].to_string().contains("broken.yaml").then_some(()))
+    })?;
+    says("/readyz", 200)?;
     ensure!(agent.alive());
     Ok(())
 }

@@ -1,0 +1,77 @@
+//! Rendering: `helm template` and `kubectl kustomize`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::deploy::repository;
+use crate::shell::{feed, run};
+
+/// The chart and the helm that renders it.
+#[derive(Debug)]
+pub struct Chart {
+    helm: PathBuf,
+    path: PathBuf,
+}
+
+impl Chart {
+    /// The repository's chart.
+    pub fn new() -> Self {
+        Self::at(repository("deploy/helm/culvert"))
+    }
+
+    /// A chart elsewhere.
+    pub fn at(path: PathBuf) -> Self {
+        Self { helm: program("CULVERT_HELM", "helm"), path }
+    }
+
+    /// The objects that it renders with these values, in `kube-system`.
+    pub fn render(&self, values: &Value) -> Result<Vec<Value>> {
+        let text = feed(&mut self.template(), &values.to_string()).context("the chart does not render")?;
+        documents(&text)
+    }
+
+    /// What helm says of values that the chart refuses.
+    pub fn refusal(&self, values: &Value) -> Result<String> {
+        match feed(&mut self.template(), &values.to_string()) {
+            Err(error) => Ok(format!("{error:#}")),
+            Ok(text) => bail!("{values} is taken:\n{text}"),
+        }
+    }
+
+    /// `helm lint --strict`.
+    pub fn lint(&self) -> Result<()> {
+        run(Command::new(&self.helm).args(["lint", "--strict"]).arg(&self.path)).map(drop)
+    }
+
+    fn template(&self) -> Command {
+        let mut command = Command::new(&self.helm);
+        command.args(["template", "culvert"]).arg(&self.path).args(["--namespace", "kube-system", "--values", "-"]);
+        command
+    }
+}
+
+impl Default for Chart {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The objects of a kustomization.
+pub fn kustomize(directory: &Path) -> Result<Vec<Value>> {
+    let text = run(Command::new(program("CULVERT_KUBECTL", "kubectl")).arg("kustomize").arg(directory))?;
+    documents(&text)
+}
+
+/// The objects of a YAML text.
+pub fn documents(text: &str) -> Result<Vec<Value>> {
+    let documents = serde_saphyr::from_multiple::<Value>(text).with_context(|| format!("no YAML:\n{text}"))?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// A program that a variable of the environment names; else the one in the path.
+fn program(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from)
+}
