@@ -1,6 +1,6 @@
 //! What a user installs: the chart in all its ways, the kustomize base, the alerts. They need helm and kubectl
 //! (`$CULVERT_HELM`, `$CULVERT_KUBECTL`, or in the path) and the API server's schema (`$CULVERT_OPENAPI`, or the test
-//! cluster's Go module); no cluster and no root.
+//! cluster's Go module); no cluster and no root. Where `$CULVERT_KUBECONFIG` names a cluster, its API server is asked as well.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::binary;
-use culvert_tests::deploy::chart::{Chart, kustomize};
+use culvert_tests::deploy::chart::{Chart, kustomize, try_on};
 use culvert_tests::deploy::objects::{arguments, by_name, containers, text, yaml};
 use culvert_tests::deploy::repository;
 use culvert_tests::deploy::schema::Schemas;
@@ -60,12 +60,16 @@ fn container<'a>(daemonset: &'a Value, name: &str) -> Result<&'a Value> {
 fn the_api_server_would_take_whatever_the_chart_renders() -> Result<()> {
     let (chart, schemas) = (Chart::new(), Schemas::new()?);
     chart.lint()?;
+    let cluster = std::env::var_os("CULVERT_KUBECONFIG");
     for values in matrix() {
-        for object in chart.render(&values)? {
-            // Prometheus' own kinds have their schema in its operator, not in the API server.
-            if text(&object, "/apiVersion")? != "monitoring.coreos.com/v1" {
-                schemas.check(&object).with_context(|| format!("with {values}"))?;
-            }
+        let mut objects = chart.render(&values)?;
+        // Prometheus' own kinds have their schema in its operator, not in the API server.
+        objects.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
+        for object in &objects {
+            schemas.check(object).with_context(|| format!("with {values}"))?;
+        }
+        if let Some(kubeconfig) = &cluster {
+            try_on(Path::new(kubeconfig), &objects).with_context(|| format!("with {values}"))?;
         }
     }
     Ok(())

@@ -125,6 +125,7 @@ fn a_node_is_ready_once_the_kernel_holds_everything() -> Result<()> {
     // Nobody knows what is in it: the source has not delivered everything.
     scenery.lab.manifests.write("broken", "kind: Service\nbad: [\n")?;
     let mut agent = Agent::start(&scenery.lab, 0, &Options::new(SocketMode::All)?)?;
+    agent.ready()?;
     says("/livez", 200)?;
     says("/readyz", 503)?;
     scenery.lab.manifests.remove("broken")?;

@@ -42,7 +42,9 @@ pub fn run(args: &NodeSetupArgs) -> Result<Done> {
         }
     }
     if wanted(SetupStep::Forwarding) {
-        netns::not_forwarding().iter().for_each(|line| warn(line));
+        for line in netns::not_forwarding() {
+            warn(&line);
+        }
     }
     Ok(Done::Well)
 }

@@ -65,6 +65,15 @@ pub fn kustomize(directory: &Path) -> Result<Vec<Value>> {
     documents(&text)
 }
 
+/// Asks a cluster's API server whether it would take these objects (`--dry-run=server`), unknown fields being errors.
+pub fn try_on(kubeconfig: &Path, objects: &[Value]) -> Result<()> {
+    let mut command = Command::new(program("CULVERT_KUBECTL", "kubectl"));
+    command.arg("--kubeconfig").arg(kubeconfig);
+    command.args(["apply", "--dry-run=server", "--validate=strict", "--filename", "-"]);
+    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    feed(&mut command, &list.to_string()).map(drop)
+}
+
 /// The objects of a YAML text.
 pub fn documents(text: &str) -> Result<Vec<Value>> {
     let documents = serde_saphyr::from_multiple::<Value>(text).with_context(|| format!("no YAML:\n{text}"))?;
