@@ -137,6 +137,9 @@ fn the_agent_may_read_three_kinds_and_write_events() -> Result<()> {
     let objects = Chart::new().render(&json!({}))?;
     let wanted = [
         "create events",
+        "get endpointslices",
+        "get nodes",
+        "get services",
         "list endpointslices",
         "list nodes",
         "list services",
