@@ -120,7 +120,7 @@ fn allowed(objects: &[Value]) -> Vec<String> {
     let words =
         |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     let rules =
-        objects.iter().filter(|object| object["kind"] == "ClusterRole").flat_map(|role| role["rules"].as_array());
+        objects.iter().filter(|object| object["kind"] == "ClusterRole").filter_map(|role| role["rules"].as_array());
     let mut allowed = Vec::new();
     for rule in rules.flatten() {
         let (verbs, resources): (Vec<String>, Vec<String>) = (words(&rule["verbs"]), words(&rule["resources"]));
@@ -231,7 +231,7 @@ fn every_value_is_explained_and_has_a_schema() -> Result<()> {
                 || line.starts_with(&format!("| `{section}`"))
         });
         ensure!(explained, "README.md does not explain {name}");
-        let pointer: String = name.split('.').map(|part| format!("/properties/{part}")).collect();
+        let pointer = format!("/properties/{}", name.replace('.', "/properties/"));
         let parent = pointer.rsplit_once("/properties/").map_or("", |(parent, _)| parent);
         let known = schema.pointer(&pointer).is_some()
             || schema.pointer(parent).is_some_and(|parent| parent["properties"].is_null());

@@ -1,4 +1,4 @@
-//! The API server's schema (OpenAPI 3, as its source publishes it), and whether an object fits it. Stricter than the API server
+//! The API server's schema (`OpenAPI` 3, as its source publishes it), and whether an object fits it. Stricter than the API server
 //! in one point: a field that it would drop silently is an error.
 
 use std::path::{Path, PathBuf};
@@ -69,9 +69,11 @@ fn fits(schemas: &Map<String, Value>, schema: &Value, value: &Value, at: &str) -
         bail!("{at}: {value} has none of the types {ways:?}");
     }
     match (schema["type"].as_str(), value) {
-        (None, _) | (Some("string"), Value::String(_)) | (Some("boolean"), Value::Bool(_)) => Ok(()),
+        (None, _)
+        | (Some("string"), Value::String(_))
+        | (Some("boolean"), Value::Bool(_))
+        | (Some("number"), Value::Number(_)) => Ok(()),
         (Some("integer"), Value::Number(number)) if number.is_i64() => Ok(()),
-        (Some("number"), Value::Number(_)) => Ok(()),
         (Some("array"), Value::Array(items)) => {
             let each = |(i, item)| fits(schemas, &schema["items"], item, &format!("{at}[{i}]"));
             items.iter().enumerate().try_for_each(each)
