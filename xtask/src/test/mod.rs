@@ -4,6 +4,7 @@
 //! machines.
 
 mod kit;
+mod kubernetes;
 mod suite;
 mod virtual_machine;
 
@@ -74,6 +75,13 @@ const STEPS: &[Step] = &[
         limit: minutes(25),
         required: true,
         run: |job| Suite::Namespaces.run(job),
+    },
+    Step {
+        name: "kubernetes",
+        about: "the agent, kube-proxy and what users install, with a real API server",
+        limit: minutes(35),
+        required: true,
+        run: |job| Suite::Kubernetes.run(job),
     },
     Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
     Step {

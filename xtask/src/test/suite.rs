@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::kit::Kit;
+use super::{kit::Kit, kubernetes};
 use crate::{
     cargo::{Artifacts, Executable, TEST_PACKAGE},
     step::{Job, Verdict},
@@ -17,8 +17,8 @@ const ORACLE: &[&str] = &["oracle"];
 
 /// Those that need what no kernel of a build machine has; the steps of virtual machines run them.
 const MACHINES: &[&str] = &["ipvs"];
-/// Those that need programs of Kubernetes (`CULVERT_KUBERNETES`).
-const KUBERNETES: &[&str] = &["kube_proxy_itself"];
+/// Those that need programs of Kubernetes.
+const KUBERNETES: &[&str] = &["deploy", "kube_agent", "kube_proxy_itself", "kube_source"];
 
 /// A set of test programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,10 @@ impl Suite {
     /// Runs the suite to its end, and fails if one of its programs did.
     pub fn run(self, job: &mut Job) -> Result<Verdict> {
         let kit = Kit::build(job)?;
-        let environment = kit.environment()?;
+        let mut environment = kit.environment()?;
+        if self == Self::Kubernetes {
+            environment.extend(kubernetes::environment(job)?);
+        }
         let mut failures = Failures::default();
         let mut any = false;
         for program in self.programs(&kit.artifacts) {
@@ -66,7 +69,7 @@ impl Suite {
             let mut command = Command::new(&program.path);
             command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
             command.envs(environment.iter().map(|(name, value)| (name, value)));
-            if self == Self::Namespaces {
+            if matches!(self, Self::Namespaces | Self::Kubernetes) {
                 // What a test measures must not depend on what another one does meanwhile.
                 command.args(["--test-threads", "1"]);
             }
