@@ -1,5 +1,8 @@
-//! Where Services, EndpointSlices and Nodes come from. The one source so far is `dir`: a folder of Kubernetes
-//! manifests, which gets the API server's defaults and its validation before anybody sees an object.
+//! Where Services, EndpointSlices and Nodes come from. Two sources deliver the same [`Batch`]es of the same objects:
+//!
+//! - [`kube`]: an API server.
+//! - `dir` ([`watch`]): a folder of Kubernetes manifests, which gets the API server's defaults and its validation before anybody sees
+//!   an object.
 //!
 //! ```text
 //! watch: inotify, debounce ──► scan: list, read ──► manifest: documents ──► tree: nodes with lines
@@ -8,11 +11,13 @@
 //!                              folder: last good state of each file, who defines what ──► changes, faults
 //! ```
 
+mod batch;
 pub mod defaults;
 mod fault;
 mod fields;
 mod folder;
 mod inotify;
+pub mod kube;
 mod manifest;
 mod object;
 mod scan;
@@ -20,8 +25,9 @@ mod tree;
 pub mod validate;
 mod watch;
 
+pub use batch::{Batch, Progress};
 pub use fault::{Fault, Severity};
 pub use object::{Change, Id, Kind, Object};
 pub use scan::load;
 pub use validate::Rules;
-pub use watch::{Batch, watch};
+pub use watch::watch;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::batch::{Batch, Progress};
 use crate::fault::Fault;
 use crate::inotify::{Event, Kind, Watcher};
 use crate::object::Change;
@@ -26,18 +27,6 @@ const WRITING: Duration = Duration::from_secs(5);
 const RESCAN: Duration = Duration::from_secs(10);
 /// Batches that may wait for the receiver; the thread then waits too, and the next scan takes all there is.
 const DEPTH: usize = 4;
-
-/// What a scan brought.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// What changed since the last batch; at first, everything.
-    pub changes: Vec<Change>,
-    /// All that is wrong at present.
-    pub faults: Vec<Fault>,
-    /// Everything that the folder says has been delivered: what is not among it can be removed. Not before every
-    /// file could be read without an error, for what a broken file held before the agent started is not known.
-    pub complete: bool,
-}
 
 /// Watches a folder from a thread of its own, which ends with the receiver. The first batch comes at once.
 ///
@@ -132,6 +121,8 @@ impl Task {
             let scan = self.scanner.scan(&touched, &busy, now);
             self.again = [scan.again, waiting].into_iter().flatten().min();
             let mut faults = scan.faults;
+            // Not before every file could be read without an error, for what a broken file held before the agent started is not
+            // known.
             self.complete |= busy.is_empty() && !faults.iter().any(Fault::is_error);
             faults.extend(not_watched);
             let told = (faults, self.complete);
@@ -139,7 +130,8 @@ impl Task {
                 continue;
             }
             let (faults, complete) = self.told.insert(told).clone();
-            return Some(Batch { changes: scan.changes, faults, complete });
+            let progress = if complete { Progress::Complete } else { Progress::Partial };
+            return Some(Batch { changes: scan.changes, faults, progress });
         }
     }
 
@@ -253,7 +245,7 @@ mod tests {
             fs::write(dir.join("manifests/notes.txt"), "none of our business").unwrap();
         });
         let (changes, batch) = watched.next(false).await;
-        assert_eq!((changes, batch.complete), (vec!["a=1".to_owned()], true));
+        assert_eq!((changes, batch.progress), (vec!["a=1".to_owned()], Progress::Complete));
 
         fs::write(watched.path("manifests/a.yaml"), service("a", 2)).unwrap();
         assert_eq!(watched.changes().await, ["a=2"]);
@@ -291,7 +283,7 @@ mod tests {
             fs::write(dir.join("manifests/a.yaml"), service("a", 0)).unwrap();
         });
         let (changes, batch) = watched.next(true).await;
-        assert!(changes.is_empty() && !batch.complete);
+        assert!(changes.is_empty() && batch.progress == Progress::Partial);
         let file = watched.path("manifests/a.yaml");
         let expected = format!(
             "{}:4: error: Service/default/a: spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
@@ -300,7 +292,7 @@ mod tests {
         assert_eq!(batch.faults.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
         fs::write(&file, service("a", 1)).unwrap();
         let (changes, batch) = watched.next(false).await;
-        assert_eq!((changes, batch.complete, batch.faults), (vec!["a=1".to_owned()], true, vec![]));
+        assert_eq!((changes, batch.progress, batch.faults), (vec!["a=1".to_owned()], Progress::Complete, vec![]));
     }
 
     #[tokio::test]
@@ -345,7 +337,7 @@ mod tests {
     async fn a_folder_that_is_not_there_yet() {
         let mut watched = Watched::new(|_| {});
         let (changes, batch) = watched.next(true).await;
-        assert!(changes.is_empty() && !batch.complete && !batch.faults.is_empty());
+        assert!(changes.is_empty() && batch.progress == Progress::Partial && !batch.faults.is_empty());
         fs::create_dir(watched.path("manifests")).unwrap();
         fs::write(watched.path("manifests/a.yaml"), service("a", 1)).unwrap();
         assert_eq!(watched.changes().await, ["a=1"]);

@@ -28,7 +28,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(dec
 macro_rules! object {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         pub struct $name {
             $($(#[$fmeta])* #[serde(deserialize_with = "crate::objects::null_as_default")] pub $field: $ty,)*

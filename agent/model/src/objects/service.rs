@@ -92,7 +92,7 @@ object! {
 }
 
 /// A number or a name.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(untagged)]
 pub enum IntOrString {
     /// A number.
