@@ -35,6 +35,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// `--socket-mode`.
     pub socket_mode: SocketMode,
+    /// The API server's kubeconfig; without one, the source is the lab's folder of manifests.
+    pub kubeconfig: Option<PathBuf>,
     /// More arguments, for the agent and for `culvert plan`.
     pub arguments: Vec<String>,
     /// More arguments, for the agent alone.
@@ -44,7 +46,7 @@ pub struct Options {
 impl Options {
     /// The binary that was built beside this one, or `$CULVERT_BIN`.
     pub fn new(socket_mode: SocketMode) -> Result<Self> {
-        Ok(Self { binary: binary()?, socket_mode, arguments: Vec::new(), flags: Vec::new() })
+        Ok(Self { binary: binary()?, socket_mode, kubeconfig: None, arguments: Vec::new(), flags: Vec::new() })
     }
 }
 
@@ -216,9 +218,18 @@ impl Agent {
 /// Starts an agent in a node's namespace and cgroup.
 fn launch(host: &Place, node: &str, paths: &Paths, options: &Options) -> Result<Process> {
     let mut command = privileged(&options.binary);
-    let mut source = std::ffi::OsString::from("dir:");
-    source.push(&paths.manifests);
-    command.arg("agent").arg("--source").arg(source).arg("--node").arg(node);
+    command.arg("agent").arg("--node").arg(node);
+    match &options.kubeconfig {
+        Some(path) => {
+            let state = paths.socket.with_extension("state");
+            command.args(["--source", "kube"]).arg("--kubeconfig").arg(path).arg("--state-dir").arg(state);
+        }
+        None => {
+            let mut source = std::ffi::OsString::from("dir:");
+            source.push(&paths.manifests);
+            command.arg("--source").arg(source);
+        }
+    }
     command.arg("--cgroup").arg(host.cgroup()).arg("--bpffs").arg(&paths.bpffs);
     command.arg("--api-socket").arg(&paths.socket).args(["--allow-external-ips", EXTERNAL]);
     command.arg("--socket-mode").arg(match options.socket_mode {

@@ -8,6 +8,7 @@
 //! | [`kube_proxy`] | the program itself, its rules, and what is left of them |
 //! | [`manifests`] | the folder of YAML that the agents watch |
 //! | [`agent`] | an agent on each node, started with four capabilities |
+//! | [`control_plane`] | etcd and an API server |
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
@@ -21,6 +22,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod control_plane;
 pub mod demo;
 pub mod deploy;
 pub mod fixture;

@@ -4,6 +4,8 @@
 //! - `dir` ([`watch`]): a folder of Kubernetes manifests, which gets the API server's defaults and its validation before anybody sees
 //!   an object.
 //!
+//! What is wrong goes back to the API server as [`events`].
+//!
 //! ```text
 //! watch: inotify, debounce ──► scan: list, read ──► manifest: documents ──► tree: nodes with lines
 //!                                  │                    │ defaults, validate, fields
@@ -13,6 +15,7 @@
 
 mod batch;
 pub mod defaults;
+pub mod events;
 mod fault;
 mod fields;
 mod folder;

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Progress};
 use crate::fault::Fault;
 use crate::inotify::{Event, Kind, Watcher};
-use crate::object::Change;
 use crate::scan::Scanner;
 use crate::validate::Rules;
 
@@ -189,7 +188,7 @@ mod tests {
     use tokio::sync::mpsc::Receiver;
 
     use super::*;
-    use crate::object::Object;
+    use crate::object::{Change, Object};
 
     struct Watched {
         dir: TempDir,

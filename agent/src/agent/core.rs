@@ -23,10 +23,12 @@ use culvert_dataplane::links::task::Report;
 use culvert_dataplane::reconcile::{Foreign, Reconciler};
 use culvert_model::objects::{EndpointSlice, Node};
 use culvert_model::{Model, NodePortAddresses};
-use culvert_source::{Batch, Change, Fault, Id, Kind, Object};
+use culvert_source::events::Events;
+use culvert_source::{Batch, Change, Fault, Id, Kind, Object, Progress};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::conditions;
 use super::gaps::Gaps;
 use super::health::Health;
 use super::metrics::{IpFamily, Metrics};
@@ -76,6 +78,9 @@ pub struct Core {
     pub synced: bool,
     /// The agent's own Node object.
     pub own: Option<Arc<Node>>,
+    /// What the source said has been programmed; before that, the kernel holds what the last agent left.
+    begun: bool,
+    events: Events,
     node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
     node_ports: NodePortAddresses,
     health: Arc<Health>,
@@ -121,12 +126,14 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The servers of health checks.
     pub checks: ServiceHealth,
+    /// Where users are told what is wrong.
+    pub events: Events,
 }
 
 impl Core {
     /// Nothing is known yet.
     pub fn new(config: culvert_model::Config, facts: Facts, parts: Parts) -> Self {
-        let Parts { reconciler, report, node_addresses, health, metrics, checks } = parts;
+        let Parts { reconciler, report, node_addresses, health, metrics, checks, events } = parts;
         Self {
             node: config.node.clone(),
             node_ports: config.node_port_addresses.clone(),
@@ -137,6 +144,8 @@ impl Core {
             faults: Vec::new(),
             synced: false,
             own: None,
+            begun: false,
+            events,
             node_addresses,
             health,
             metrics,
@@ -151,14 +160,12 @@ impl Core {
         mut batches: mpsc::Receiver<Batch>,
         mut questions: mpsc::Receiver<Question>,
     ) -> Result<()> {
-        let Some(first) = batches.recv().await else { bail!("the source has ended") };
-        self.begin(first).await;
         let mut repair = tokio::time::interval_at(tokio::time::Instant::now() + REPAIR, REPAIR);
         loop {
             let due = self.due();
             tokio::select! {
                 batch = batches.recv() => match batch {
-                    Some(batch) => self.take(&batch),
+                    Some(batch) => self.take(&batch).await,
                     None => bail!("the source has ended"),
                 },
                 Ok(()) = self.report.changed() => self.links_changed(),
@@ -169,11 +176,26 @@ impl Core {
         }
     }
 
-    /// Takes the first batch. Before anything is programmed the addresses on the node's links must be known: a ClusterIP that a
-    /// link carries is not to be touched, not for a moment.
-    async fn begin(&mut self, first: Batch) {
+    /// Takes a batch. A part of a first list goes into the model alone.
+    async fn take(&mut self, batch: &Batch) {
+        if batch.progress == Progress::Loading {
+            self.absorb(batch);
+            return;
+        }
         let start = self.incoming();
-        let (touched, slices) = self.absorb(&first);
+        let (touched, slices) = self.absorb(batch);
+        if self.begun {
+            self.program(&touched);
+        } else {
+            self.begin(touched).await;
+        }
+        self.complete(batch);
+        self.outgoing(start, &slices);
+    }
+
+    /// Programs for the first time. Before that the addresses on the node's links must be known: a ClusterIP that a link
+    /// carries is not to be touched, not for a moment.
+    async fn begin(&mut self, touched: BTreeSet<ServiceKey>) {
         let known = self.report.wait_for(|report| **report != Report::default());
         if tokio::time::timeout(FIRST_REPORT, known).await.is_err() {
             tracing::warn!("nothing is known of the node's links yet; going on without");
@@ -181,12 +203,11 @@ impl Core {
         self.take_report();
         // What kube-proxy has begun goes on where it goes. Read once more when Services are in force: what began in between.
         self.leave_alone();
+        self.begun = true;
         // All of them, for what the links carry concerns any.
         let all: BTreeSet<ServiceKey> = self.model.services().cloned().chain(touched).collect();
         self.program(&all);
         self.leave_alone();
-        self.complete(&first);
-        self.outgoing(start, &slices);
     }
 
     /// At the first start, leaves the connections alone that netfilter translates.
@@ -205,14 +226,6 @@ impl Core {
             Ok(connections) => tracing::info!(connections, "connections that netfilter translates are left alone"),
             Err(error) => tracing::error!("connections that netfilter translates may break: {}", explain(&error)),
         }
-    }
-
-    fn take(&mut self, batch: &Batch) {
-        let start = self.incoming();
-        let (touched, slices) = self.absorb(batch);
-        self.program(&touched);
-        self.complete(batch);
-        self.outgoing(start, &slices);
     }
 
     /// Takes the changes into the model: the Services that they touch, and the slices among them.
@@ -239,7 +252,11 @@ impl Core {
                 Change::Remove(id) => remove(id),
             }));
         }
-        self.note_node(batch.complete || self.facts.first_start);
+        self.note_node(match batch.progress {
+            Progress::Loading => false,
+            Progress::Partial => self.facts.first_start,
+            Progress::Complete => true,
+        });
         (touched, slices)
     }
 
@@ -268,6 +285,7 @@ impl Core {
         for fault in self.faults.iter().filter(|fault| !faults.contains(fault)) {
             tracing::info!("no longer so: {fault}");
         }
+        conditions::of_source(&self.events, &self.faults, faults);
         self.faults = faults.to_vec();
     }
 
@@ -279,6 +297,8 @@ impl Core {
                 None => self.reconciler.remove(key, now()),
             };
             self.note(result);
+            conditions::of_kernel(&self.events, key, self.reconciler.failed().get(key).map(|failed| &*failed.message));
+            conditions::of_plan(&self.events, key, plan.as_ref());
             // Load balancers are told after the kernel.
             self.gaps.set(key, plan.as_ref());
             self.checks.set(key, plan.as_ref().and_then(|plan| plan.health_check));
@@ -288,10 +308,11 @@ impl Core {
 
     /// The first time that everything was delivered: what is not among it goes.
     fn complete(&mut self, batch: &Batch) {
-        if batch.complete {
+        let complete = batch.progress == Progress::Complete;
+        if complete {
             self.health.delivered();
         }
-        if (batch.complete || self.facts.first_start) && !self.synced {
+        if (complete || self.facts.first_start) && !self.synced {
             self.synced = true;
             self.prune();
             tracing::info!(services = self.model.services().count(), "everything was delivered and is in the kernel");
@@ -307,8 +328,10 @@ impl Core {
 
     fn links_changed(&mut self) {
         let touched = self.take_report();
-        self.program(&touched);
-        self.settle();
+        if self.begun {
+            self.program(&touched);
+            self.settle();
+        }
     }
 
     fn take_report(&mut self) -> BTreeSet<ServiceKey> {
@@ -331,6 +354,8 @@ impl Core {
             if result.is_ok() {
                 tracing::info!(%service, "is in the kernel now");
             }
+            let failed = self.reconciler.failed().get(&service);
+            conditions::of_kernel(&self.events, &service, failed.map(|failed| &*failed.message));
             self.note(result);
         }
     }

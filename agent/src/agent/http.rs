@@ -16,12 +16,23 @@ const BACKLOG: i32 = 128;
 
 /// Serves for ever. What cannot be bound is said once for each different reason.
 pub async fn serve(what: String, address: SocketAddr, router: Router) {
+    serve_and_tell(what, address, router, |_| ()).await;
+}
+
+/// The same; `tell` hears each time why the port cannot be bound, or `None` when it is.
+pub async fn serve_and_tell(
+    what: String,
+    address: SocketAddr,
+    router: Router,
+    tell: impl Fn(Option<&std::io::Error>) + Send,
+) {
     let mut pause = FIRST_PAUSE;
     let mut said = None;
     loop {
         match bind(address) {
             Ok(listener) => {
                 tracing::info!(%address, "serving {what}");
+                tell(None);
                 said = None;
                 pause = FIRST_PAUSE;
                 // Ends on an error of the listener only.
@@ -29,6 +40,7 @@ pub async fn serve(what: String, address: SocketAddr, router: Router) {
                 tracing::warn!(%address, ?result, "stopped serving {what}");
             }
             Err(error) => {
+                tell(Some(&error));
                 if said != Some(error.kind()) {
                     tracing::warn!(%address, %error, "cannot serve {what}; it is tried again");
                     said = Some(error.kind());

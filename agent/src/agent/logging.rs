@@ -10,7 +10,9 @@ use crate::cli::LogFormat;
 
 /// Starts logging. `filter` is a level, or directives such as `info,culvert_dataplane=debug`.
 pub fn start(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    // The client of the API server calls each answer that is no success an error; what matters of that is said where it is known.
+    let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))?;
     // Errors of the log itself go nowhere: a closed stderr must not end the agent.
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let started = match format {

@@ -2,6 +2,7 @@
 
 mod api;
 mod beside;
+mod conditions;
 mod core;
 mod differences;
 mod gaps;
@@ -28,6 +29,9 @@ use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
 use culvert_dataplane::{Dataplane, Options};
+use culvert_source::Batch;
+use culvert_source::events::Events;
+use culvert_source::kube::{self, Access, Settings};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +42,7 @@ use self::core::{Core, Facts, Parts, Question, now};
 use self::health::Health;
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
-use crate::cli::{AgentArgs, SocketModeArg};
+use crate::cli::{AgentArgs, SocketModeArg, Source};
 use crate::output::Done;
 
 /// Questions that may wait for the main loop.
@@ -98,6 +102,7 @@ async fn wait(mut stopped: watch::Receiver<Option<&'static str>>) -> &'static st
 }
 
 async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
+    let source = args.source()?;
     let facts = (Instant::now(), Timestamp::now());
     let options = options(args);
     // It may wait for another agent, and loads programs: not on this thread, which must hear of signals.
@@ -120,7 +125,8 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
-    let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health));
+    let (batches, object_events) = start_source(args, &source, &node)?;
+    let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
         reconciler,
@@ -129,9 +135,10 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         checks,
+        events: object_events,
     };
     let facts = Facts {
-        source: format!("dir:{}", args.source.display()),
+        source: source.to_string(),
         socket_mode: if args.socket_mode == SocketModeArg::All { "all" } else { "host" }.to_owned(),
         cgroup: args.cgroup.as_ref().map(|path| path.display().to_string()),
         method: format!("{method:?}").to_lowercase(),
@@ -145,8 +152,6 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 
     let (questions, asked) = mpsc::channel::<Question>(QUESTIONS);
     let (samples, _) = broadcast::channel(SAMPLES);
-    let batches =
-        culvert_source::watch(args.source.clone(), args.model.rules()).context("the source cannot be watched")?;
     tokio::spawn(http::serve(
         "health".into(),
         args.healthz_bind_address,
@@ -171,6 +176,26 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         ended = tokio::spawn(links.run()) => ended.context("the links task has ended")??,
     }
     bail!("a task has ended")
+}
+
+/// Starts the source, and the events that go with it.
+fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::Receiver<Batch>, Events)> {
+    match source {
+        Source::Dir(path) => {
+            let batches =
+                culvert_source::watch(path.clone(), args.model.rules()).context("the source cannot be watched")?;
+            Ok((batches, Events::off()))
+        }
+        Source::Kube => {
+            let settings = Settings {
+                servers: args.kube.api_server.clone(),
+                kubeconfig: args.kube.kubeconfig.clone(),
+                state: args.kube.state_dir.clone(),
+            };
+            let access = Arc::new(Access::new(settings));
+            Ok((kube::watch(&access, node), Events::start(access, node)))
+        }
+    }
 }
 
 fn options(args: &AgentArgs) -> Options {

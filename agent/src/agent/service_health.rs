@@ -2,6 +2,7 @@
 //! whether it has ready endpoints of a Service with `externalTrafficPolicy: Local`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,9 +13,11 @@ use axum::extract::State;
 use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
 use culvert_api::plan::{HealthCheck, ServiceKey};
+use culvert_source::events::Events;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::conditions::of_health_check;
 use super::health::{HEADERS, Health, code};
 use super::http;
 
@@ -25,6 +28,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 pub struct ServiceHealth {
     runtime: Handle,
     health: Arc<Health>,
+    teller: Teller,
     /// Addresses to listen on; the unspecified ones unless node ports are restricted to prefixes.
     addresses: Vec<IpAddr>,
     servers: BTreeMap<ServiceKey, Server>,
@@ -39,11 +43,31 @@ struct Server {
 
 /// A listener's task, which ends with it.
 #[derive(Debug)]
-struct Listener(JoinHandle<()>);
+struct Listener {
+    task: JoinHandle<()>,
+    teller: Teller,
+    service: ServiceKey,
+    address: SocketAddr,
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        self.teller.tell(&self.service, self.address, None);
+    }
+}
+
+/// Tells users of ports that cannot be listened on.
+#[derive(Clone, Debug)]
+struct Teller {
+    events: Events,
+    node: String,
+}
+
+impl Teller {
+    fn tell(&self, service: &ServiceKey, address: SocketAddr, failure: Option<&io::Error>) {
+        let failure = failure.map(ToString::to_string);
+        of_health_check(&self.events, &self.node, service, address, failure.as_deref());
     }
 }
 
@@ -55,17 +79,18 @@ struct Answer {
 }
 
 impl ServiceHealth {
-    /// No servers yet. They will run on `runtime`.
-    pub fn new(runtime: Handle, health: Arc<Health>) -> Self {
+    /// No servers yet. They will run on `runtime`; events name the node.
+    pub fn new(runtime: Handle, health: Arc<Health>, events: Events, node: &str) -> Self {
+        let teller = Teller { events, node: node.to_owned() };
         let addresses = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        Self { runtime, health, addresses, servers: BTreeMap::new() }
+        Self { runtime, health, teller, addresses, servers: BTreeMap::new() }
     }
 
     /// Sets the addresses to listen on.
     pub fn listen_on(&mut self, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
         for server in self.servers.values_mut() {
-            server.listen(&self.runtime, &self.addresses);
+            server.listen(&self.runtime, &self.teller, &self.addresses);
         }
     }
 
@@ -83,19 +108,23 @@ impl ServiceHealth {
         let local_endpoints = AtomicUsize::new(local_endpoints);
         let answer = Answer { service: service.clone(), local_endpoints, health: Arc::clone(&self.health) };
         let mut server = Server { port, answer: Arc::new(answer), listeners: HashMap::new() };
-        server.listen(&self.runtime, &self.addresses);
+        server.listen(&self.runtime, &self.teller, &self.addresses);
         self.servers.insert(service.clone(), server);
     }
 }
 
 impl Server {
-    fn listen(&mut self, runtime: &Handle, addresses: &[IpAddr]) {
+    fn listen(&mut self, runtime: &Handle, teller: &Teller, addresses: &[IpAddr]) {
         self.listeners.retain(|address, _| addresses.contains(address));
         for address in addresses {
             self.listeners.entry(*address).or_insert_with(|| {
                 let router = Router::new().fallback(answer).with_state(Arc::clone(&self.answer));
                 let what = format!("the health check of Service {}", self.answer.service);
-                Listener(runtime.spawn(http::serve(what, SocketAddr::new(*address, self.port), router)))
+                let (service, address) = (self.answer.service.clone(), SocketAddr::new(*address, self.port));
+                let told = (teller.clone(), service.clone());
+                let tell = move |failure: Option<&io::Error>| told.0.tell(&told.1, address, failure);
+                let task = runtime.spawn(http::serve_and_tell(what, address, router, tell));
+                Listener { task, teller: teller.clone(), service, address }
             });
         }
     }
@@ -151,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn answers_follow_the_plan_and_the_proxy() {
         let health = Arc::new(Health::new());
-        let mut servers = ServiceHealth::new(Handle::current(), Arc::clone(&health));
+        let mut servers = ServiceHealth::new(Handle::current(), Arc::clone(&health), Events::off(), "node-1");
         servers.listen_on(vec![Ipv4Addr::LOCALHOST.into()]);
         let service = ServiceKey { namespace: "shop".into(), name: "web".into() };
         let port = free_port();

@@ -4,10 +4,12 @@
 mod node_setup;
 mod parse;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use culvert_api::plan::Protocol;
 use culvert_dataplane::SocketMode;
@@ -50,7 +52,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Run the agent of a node
     ///
-    /// Programs the kernel with what the manifests say, and keeps it so. Needs the capabilities NET_ADMIN, BPF, PERFMON and
+    /// Programs the kernel with what the API server or the manifests say, and keeps it so. Needs the capabilities NET_ADMIN, BPF, PERFMON and
     /// NET_RAW, and a bpf file system. What it has programmed works on when it ends, however it ends; a second agent of a
     /// node waits until the first has ended.
     Agent(Box<AgentArgs>),
@@ -132,11 +134,15 @@ pub enum PlanOutput {
 /// `culvert agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// Where objects come from: a folder of manifests
-    #[arg(long, value_name = "dir:PATH", value_parser = source)]
-    pub source: PathBuf,
+    /// Where objects come from: `kube`, an API server, or a folder of manifests; `kube` by default if --kubeconfig or
+    /// --api-server is given, and in a pod
+    #[arg(long, value_name = "kube|dir:PATH", value_parser = source)]
+    pub source: Option<Source>,
+    /// Where the API server is.
+    #[command(flatten)]
+    pub kube: KubeArgs,
     /// The node's name, as in its Node object; the host name by default
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", visible_alias = "hostname-override")]
     pub node: Option<String>,
     /// What the model is told.
     #[command(flatten)]
@@ -183,7 +189,52 @@ pub struct AgentArgs {
     pub trace_datapath: bool,
 }
 
+/// Where the API server is, for the source `kube`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeArgs {
+    /// API servers, tried in this order, such as https://10.0.0.1:6443; by default the kubeconfig's, or the one that
+    /// KUBERNETES_SERVICE_HOST names
+    #[arg(long, value_name = "URL,...", value_delimiter = ',')]
+    pub api_server: Vec<String>,
+    /// Credentials, and the API server if none is named; by default the pod's service account
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where API servers that were reached or heard of are remembered, so that the agent can start without the Service
+    /// `kubernetes`
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/culvert")]
+    pub state_dir: PathBuf,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of manifests.
+    Dir(PathBuf),
+    /// An API server.
+    Kube,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir(path) => write!(f, "dir:{}", path.display()),
+            Self::Kube => f.write_str("kube"),
+        }
+    }
+}
+
 impl AgentArgs {
+    /// The source: as named, else `kube` where there is an API server to ask.
+    pub fn source(&self) -> Result<Source> {
+        let asks = self.kube.kubeconfig.is_some() || !self.kube.api_server.is_empty();
+        match &self.source {
+            Some(Source::Dir(_)) if asks => bail!("--api-server and --kubeconfig are for --source kube"),
+            Some(source) => Ok(source.clone()),
+            None if asks || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Ok(Source::Kube),
+            None => bail!("--source is needed outside a pod: kube, with --kubeconfig, or dir:PATH"),
+        }
+    }
+
     /// Sizes of the maps.
     pub fn limits(&self) -> Limits {
         let mut limits = Limits::default();

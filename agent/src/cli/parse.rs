@@ -1,17 +1,19 @@
 //! Values of arguments.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 
 use culvert_api::plan::Protocol;
 use culvert_dataplane::limits::Limits;
 use culvert_model::NodePortAddresses;
 
-/// `dir:PATH`.
-pub fn source(text: &str) -> Result<PathBuf, String> {
+use super::Source;
+
+/// `kube` or `dir:PATH`.
+pub fn source(text: &str) -> Result<Source, String> {
     match text.split_once(':') {
-        Some(("dir", path)) if !path.is_empty() => Ok(path.into()),
-        _ => Err("sources are of the form dir:PATH".to_owned()),
+        None if text == "kube" => Ok(Source::Kube),
+        Some(("dir", path)) if !path.is_empty() => Ok(Source::Dir(path.into())),
+        _ => Err("sources are kube and dir:PATH".to_owned()),
     }
 }
 

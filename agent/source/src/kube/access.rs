@@ -27,8 +27,6 @@ const FILE: &str = "api-servers";
 /// Where the API server is and who asks, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The node, whose Node is the only one that is watched.
-    pub node: String,
     /// API servers, in the order in which they are tried; they take the place of the kubeconfig's and the pod's.
     pub servers: Vec<String>,
     /// A kubeconfig: credentials, and the server unless others are named. Without one, the pod's service account.

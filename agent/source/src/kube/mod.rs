@@ -23,6 +23,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 pub use access::{Access, AccessError, Settings};
+pub(crate) use backoff::{random, spread};
 pub use servers::Server;
 
 use crate::batch::Batch;

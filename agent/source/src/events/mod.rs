@@ -1,0 +1,196 @@
+//! Events: what is wrong, told where users look for it, on the object (`kubectl describe`, `kubectl events`). A task of its own writes
+//! them, with its own limit of rate. Whoever tells it of conditions never waits.
+
+mod board;
+mod write;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use culvert_model::ServiceKey;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::kube::{Access, random};
+use board::{Board, Outcome, Post};
+
+/// How long an API server may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Whose conditions are replaced together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// What is wrong with a Service and its slices.
+    Plan(ServiceKey),
+    /// Why a Service cannot be programmed.
+    Kernel(ServiceKey),
+    /// Why the health check of a Service cannot listen, at one address.
+    HealthCheck(ServiceKey, std::net::SocketAddr),
+    /// What is wrong with the source's objects.
+    Source(String),
+}
+
+/// Something that is so, and is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Condition {
+    /// The object that shows it.
+    pub object: Involved,
+    /// Stable, in CamelCase.
+    pub reason: String,
+    /// What was being done, in CamelCase.
+    pub action: &'static str,
+    /// A sentence for people.
+    pub note: String,
+    /// Who sees it.
+    pub scope: Scope,
+}
+
+/// Who sees a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Every node alike: one event is enough.
+    Cluster,
+    /// This node.
+    Node,
+}
+
+/// The object of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Involved {
+    /// `Service`, `EndpointSlice` or `Node`.
+    pub kind: String,
+    /// Empty for a Node.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Involved {
+    /// A Service.
+    pub fn service(key: &ServiceKey) -> Self {
+        Self { kind: "Service".into(), namespace: key.namespace.clone(), name: key.name.clone() }
+    }
+
+    /// From `Kind/namespace/name`, or `Kind/name` for an object without a namespace.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once('/')?;
+        let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        Some(Self { kind: kind.into(), namespace: namespace.into(), name: name.into() })
+    }
+}
+
+impl fmt::Display for Involved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Takes conditions. Cheap to clone; does nothing where there is no API server.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    board: Mutex<Board>,
+    news: Notify,
+}
+
+impl Events {
+    /// Starts the task that writes the events of a node, on the current runtime.
+    pub fn start(access: Arc<Access>, node: &str) -> Self {
+        let shared = Arc::new(Shared { board: Mutex::new(Board::new(Instant::now())), news: Notify::new() });
+        tokio::spawn(run(Arc::clone(&shared), access, node.to_owned()));
+        Self(Some(shared))
+    }
+
+    /// For a source without an API server.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Whether anybody listens.
+    pub fn are_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Replaces all conditions of a topic.
+    pub fn set(&self, topic: &Topic, conditions: Vec<Condition>) {
+        let Some(shared) = &self.0 else { return };
+        if shared.lock().set(topic, conditions, Instant::now(), random()) {
+            shared.news.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Held for moments, never across a request.
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn run(shared: Arc<Shared>, access: Arc<Access>, node: String) {
+    loop {
+        let now = Instant::now();
+        let taken = shared.lock().take(now);
+        if let Some(post) = taken {
+            let outcome = attempt(&access, &node, &post).await;
+            shared.lock().done(&post, outcome, Instant::now());
+            continue;
+        }
+        let next = shared.lock().next(now);
+        let wait = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            () = shared.news.notified() => {}
+        }
+    }
+}
+
+async fn attempt(access: &Access, node: &str, post: &Post) -> Outcome {
+    let (_, client) = match access.client().await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "no event can be written");
+            return Outcome::Failed;
+        }
+    };
+    match timeout(ANSWER, write::write(&client, node, post, Timestamp::now())).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => {
+            tracing::debug!(object = %post.condition.object, %error, "an event could not be written");
+            Outcome::Failed
+        }
+        Err(_) => Outcome::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_problems_are_found() {
+        let found = Involved::parse("EndpointSlice/shop/web-1").unwrap();
+        assert_eq!(
+            (found.kind.as_str(), found.namespace.as_str(), found.name.as_str()),
+            ("EndpointSlice", "shop", "web-1")
+        );
+        assert_eq!(Involved::parse("Node/n1").unwrap().name, "n1");
+        assert!(Involved::parse("nonsense").is_none());
+    }
+
+    #[test]
+    fn without_an_api_server_nothing_happens() {
+        let events = Events::off();
+        assert!(!events.are_on());
+        events.set(&Topic::Source("x".into()), vec![]);
+    }
+}
