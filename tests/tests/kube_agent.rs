@@ -118,7 +118,7 @@ fn address_of(service: &Value) -> Result<SocketAddr> {
 
 fn served_by(from: &Place, to: SocketAddr, server: &str) -> Result<()> {
     eventually(&format!("{server} answers at {to}"), LIMIT, || {
-        let found = answered(&Ask::tcp(to).run(from)?)?;
+        let found = answered(&from.ask(&Ask::tcp(to))?)?;
         ensure!(found == server, "{found} answers");
         Ok(Some(()))
     })

@@ -78,6 +78,8 @@ pub const COMMON: &[Need] = &[
     command("dnsmasq", "dnsmasq-base"),
     // Clients and measures.
     command("curl", "curl"),
+    // Certificates for an API server.
+    command("openssl", "openssl"),
     command("nc", "netcat-openbsd"),
     command("dig", "bind9-dnsutils"),
     command("socat", "socat"),
