@@ -25,7 +25,7 @@ struct Stage {
     agent: Agent,
     plane: ControlPlane,
     cast: Cast,
-    scenery: Scenery,
+    _scenery: Scenery,
 }
 
 /// The rights that docs/KUBERNETES.md gives.
@@ -59,7 +59,7 @@ impl Stage {
         prepare(&plane, &cast)?;
         let options = Options { kubeconfig: Some(plane.kubeconfig(User::Agent)?), ..Options::new(SocketMode::All)? };
         let agent = Agent::start(&scenery.lab, 0, &options)?;
-        let mut stage = Self { agent, plane, cast, scenery };
+        let mut stage = Self { agent, plane, cast, _scenery: scenery };
         stage.agent.ready()?;
         Ok(stage)
     }
