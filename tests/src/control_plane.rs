@@ -1,7 +1,8 @@
 //! etcd and a kube-apiserver in a network namespace, for tests of what talks to an API server.
 //!
 //! `kube-apiserver` is the program that `$CULVERT_KUBE_APISERVER` names (`cargo xtask test` builds it), else the first one in `PATH`;
-//! etcd and openssl come from `PATH`. A test without them fails: nothing is passed over.
+//! etcd is `$CULVERT_ETCD` or comes from
+//! `PATH`, as openssl does. A test without them fails: nothing is passed over.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -57,7 +58,7 @@ impl ControlPlane {
     /// Starts one in `place`, with its files in `dir`. `options` are more of the API server's.
     pub fn start(place: &Place, address: Ipv4Addr, dir: &Path, options: &[&str]) -> Result<Self> {
         keys(dir, address)?;
-        let mut etcd = Command::new("etcd");
+        let mut etcd = Command::new(std::env::var_os("CULVERT_ETCD").unwrap_or_else(|| "etcd".into()));
         etcd.arg("--data-dir").arg(dir.join("etcd"));
         etcd.args(["--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"]);
         etcd.args(["--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"]);

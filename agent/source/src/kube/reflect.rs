@@ -37,6 +37,8 @@ const WATCH_MORE: Duration = Duration::from_secs(50);
 const SILENCE: Duration = Duration::from_secs(150);
 /// How long a streamed list may pause. A server that does not know of them sends objects, and then no end.
 const LIST_SILENCE: Duration = Duration::from_secs(30);
+/// How long a server may take to end a watch again that it does not like.
+const BEGIN: Duration = Duration::from_secs(1);
 /// How long a page, or the beginning of an answer, may take.
 const ANSWER: Duration = Duration::from_mins(1);
 /// Objects a page.
@@ -111,7 +113,7 @@ enum Ended {
     /// The server refuses.
     #[error("{}", .0.message)]
     Refused(Failure),
-    /// The list is streamed by no server of this version.
+    /// The server streams no lists: it is too old, or its etcd is (before 3.4.25 or 3.5.8).
     #[error("lists are not streamed")]
     NotStreamed,
 }
@@ -141,8 +143,6 @@ pub struct Reflector {
     told: Told,
     /// Where to go on; `None` before a list.
     version: Option<String>,
-    /// Whether this cluster streams lists, as far as is known.
-    streams: bool,
     listed: bool,
     unreadable: Vec<Fault>,
     troubled: bool,
@@ -152,17 +152,7 @@ impl Reflector {
     /// Nothing is known yet.
     pub fn new(selection: Selection, access: Arc<Access>, news: Sender<News>) -> Self {
         let told = Told::new(selection.kind);
-        Self {
-            selection,
-            access,
-            news,
-            told,
-            version: None,
-            streams: true,
-            listed: false,
-            unreadable: Vec::new(),
-            troubled: false,
-        }
+        Self { selection, access, news, told, version: None, listed: false, unreadable: Vec::new(), troubled: false }
     }
 
     /// Watches until nobody listens.
@@ -177,11 +167,6 @@ impl Reflector {
                 Ok(()) if lasted >= HASTY => continue,
                 Ok(()) => {}
                 Err(Ended::Unheard) => return,
-                Err(Ended::NotStreamed) => {
-                    tracing::debug!(kind = self.selection.kind.name(), "lists are not streamed here; reading pages");
-                    self.streams = false;
-                    continue;
-                }
                 Err(ended) => {
                     let kind = self.selection.kind.name();
                     tracing::debug!(kind, %ended, "the watch has ended");
@@ -223,12 +208,17 @@ impl Reflector {
     }
 
     async fn ask(&mut self, server: &Server, client: &Client) -> Result<(), Ended> {
-        let version = match self.version.clone() {
-            Some(version) => version,
-            None if self.streams => return self.watch(server, client, None).await,
-            None => self.pages(server, client).await?,
-        };
-        self.watch(server, client, Some(version)).await
+        if let Some(version) = self.version.clone() {
+            return self.watch(server, client, Some(version)).await;
+        }
+        match self.watch(server, client, None).await {
+            Err(Ended::NotStreamed) => {
+                tracing::debug!(kind = self.selection.kind.name(), "lists are not streamed here; reading pages");
+                let version = self.pages(server, client).await?;
+                self.watch(server, client, Some(version)).await
+            }
+            ended => ended,
+        }
     }
 
     /// Reads the list page by page. The version from which the watch goes on.
@@ -265,25 +255,31 @@ impl Reflector {
         let request =
             request(Request::new(self.selection.path).watch(&params, version.as_deref().unwrap_or_default()))?;
         let stream = match answer(client.request_stream(request)).await {
-            // Asked for what it does not know (422 Invalid; 400 of older ones).
-            Err(Ended::Refused(Failure { code: 400 | 422, .. })) if initial => return Err(Ended::NotStreamed),
-            Err(Ended::Refused(Failure { code: 410, message })) => return Err(self.expired(message)),
+            Err(Ended::Refused(failure)) => return Err(self.refused(failure, initial)),
             other => other?,
         };
-        self.reached(server).await?;
         if initial {
             self.told.begin();
         }
-        self.follow(stream, initial).await
+        self.follow(server, stream, initial).await
     }
 
-    async fn follow(&mut self, stream: impl AsyncBufRead, mut initial: bool) -> Result<(), Ended> {
+    async fn follow(&mut self, server: &Server, stream: impl AsyncBufRead, mut initial: bool) -> Result<(), Ended> {
         let mut stream = std::pin::pin!(stream);
         let mut line = String::new();
+        let mut begun = false;
         loop {
             line.clear();
             let silence = if initial { LIST_SILENCE } else { SILENCE };
-            match timeout(silence, stream.read_line(&mut line)).await {
+            let mut read = std::pin::pin!(stream.read_line(&mut line));
+            let mut heard = timeout(if begun { silence } else { BEGIN }, &mut read).await;
+            if heard.is_err() && !begun {
+                // A server that refuses says so at once.
+                begun = true;
+                self.reached(server).await?;
+                heard = timeout(silence, &mut read).await;
+            }
+            match heard {
                 Err(_) if initial => return Err(Ended::NotStreamed),
                 Err(_) => return Err(Ended::Unreachable(format!("nothing was heard for {} s", silence.as_secs()))),
                 Ok(Err(error)) => return Err(Ended::Unreachable(error.to_string())),
@@ -302,6 +298,10 @@ impl Reflector {
                     continue;
                 }
             };
+            if !begun && !matches!(event, Some(Event::Failed(_))) {
+                begun = true;
+                self.reached(server).await?;
+            }
             match event {
                 None => {}
                 Some(Event::Upsert(item)) => {
@@ -320,8 +320,7 @@ impl Reflector {
                     }
                     self.advance(&version, !initial);
                 }
-                Some(Event::Failed(Failure { code: 410, message })) => return Err(self.expired(message)),
-                Some(Event::Failed(failure)) => return Err(Ended::Refused(failure)),
+                Some(Event::Failed(failure)) => return Err(self.refused(failure, initial)),
             }
         }
     }
@@ -332,11 +331,20 @@ impl Reflector {
         }
     }
 
-    /// The version is too old for every server: everything is to be read again.
-    fn expired(&mut self, message: String) -> Ended {
-        tracing::info!(kind = self.selection.kind.name(), message, "changes were missed; reading the list again");
-        self.version = None;
-        Ended::Refused(Failure { code: 410, message })
+    /// What a refusal means: of a streamed list, that there are none here, unless the reason is another one by its nature; and of
+    /// a version, that it is too old for every server and everything is to be read again.
+    fn refused(&mut self, failure: Failure, initial: bool) -> Ended {
+        match failure.code {
+            410 => {
+                let (kind, message) = (self.selection.kind.name(), &failure.message);
+                tracing::info!(kind, message, "changes were missed; reading the list again");
+                self.version = None;
+                Ended::Refused(failure)
+            }
+            401 | 403 | 429 => Ended::Refused(failure),
+            _ if initial => Ended::NotStreamed,
+            _ => Ended::Refused(failure),
+        }
     }
 
     // ===== what is told =====
@@ -418,4 +426,132 @@ async fn answer<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, En
 /// A request that cannot be built is a mistake of ours; it is told like any other failure.
 fn request<T>(built: Result<T, kube::core::request::Error>) -> Result<T, Ended> {
     built.map_err(|error| Ended::Unreachable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use futures_util::io::Cursor;
+    use tokio::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::kube::Settings;
+
+    fn reflector() -> (Reflector, Receiver<News>) {
+        let (news, heard) = mpsc::channel(100);
+        let access = Arc::new(Access::new(Settings::default()));
+        (Reflector::new(Selection::of(Kind::Service, "n1"), access, news), heard)
+    }
+
+    /// Lines of a watch: `NAME=VERSION`, `-NAME=VERSION`, `@VERSION` for a bookmark, `@@VERSION` for the one that ends a list, all
+    /// else as it is.
+    fn lines(words: &[&str]) -> String {
+        let mut text = String::new();
+        for word in words {
+            let event = |kind: &str, name: &str, version: &str, more: &str| {
+                format!(
+                    r#"{{"type":"{kind}","object":{{"metadata":{{"name":"{name}","namespace":"a","resourceVersion":"{version}"{more}}}}}}}"#
+                )
+            };
+            let line = if let Some(version) = word.strip_prefix("@@") {
+                event("BOOKMARK", "", version, r#","annotations":{"k8s.io/initial-events-end":"true"}"#)
+            } else if let Some(version) = word.strip_prefix('@') {
+                event("BOOKMARK", "", version, "")
+            } else if let Some((name, version)) = word.split_once('=').filter(|_| !word.starts_with('{')) {
+                match name.strip_prefix('-') {
+                    Some(name) => event("DELETED", name, version, ""),
+                    None => event("ADDED", name, version, ""),
+                }
+            } else {
+                (*word).to_owned()
+            };
+            writeln!(text, "{line}").unwrap();
+        }
+        text
+    }
+
+    /// What a stream of these lines tells, where the watch would go on, and how it ended.
+    async fn follow(
+        reflector: &mut Reflector,
+        heard: &mut Receiver<News>,
+        text: String,
+        initial: bool,
+    ) -> (Vec<String>, String) {
+        if initial {
+            reflector.told.begin();
+        }
+        let server = Server::new("https://127.0.0.1:1");
+        let ended = reflector.follow(&server, Cursor::new(text.into_bytes()), initial).await;
+        let mut told = Vec::new();
+        while let Ok(news) = heard.try_recv() {
+            told.push(match news {
+                News::Change(Change::Upsert(object)) => object.metadata().name.clone(),
+                News::Change(Change::Remove(id)) => format!("-{}", id.key.name),
+                News::Listed(_) => "listed".to_owned(),
+                other => format!("{other:?}"),
+            });
+        }
+        (told, ended.map_or_else(|error| error.to_string(), |()| "in order".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_streamed_list_goes_over_into_a_watch() {
+        let (mut reflector, mut heard) = reflector();
+        let text = lines(&["b=9", "a=3", "@@10", "c=11", "-a=12", "@15"]);
+        let (told, ended) = follow(&mut reflector, &mut heard, text, true).await;
+        assert_eq!((told.join(" ").as_str(), ended.as_str()), ("b a listed c -a", "in order"));
+        assert_eq!(reflector.version.as_deref(), Some("15"));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_breaks_off_is_begun_anew_and_tells_nothing_twice() {
+        let (mut reflector, mut heard) = reflector();
+        let (told, ended) = follow(&mut reflector, &mut heard, lines(&["a=3", "b=9"]), true).await;
+        assert_eq!((told.join(" ").as_str(), ended.as_str()), ("a b", "the list has broken off"));
+        assert_eq!((reflector.version.as_deref(), reflector.listed), (None, false));
+        let (told, _) = follow(&mut reflector, &mut heard, lines(&["a=3", "c=10", "@@11"]), true).await;
+        assert_eq!(told.join(" "), "c -b listed");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_too_old_means_another_list() {
+        let (mut reflector, mut heard) = reflector();
+        follow(&mut reflector, &mut heard, lines(&["a=3", "@@10"]), true).await;
+        let gone = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version"}}"#;
+        let (told, ended) = follow(&mut reflector, &mut heard, lines(&["b=11", gone, "c=12"]), false).await;
+        assert_eq!((told.join(" ").as_str(), ended.as_str()), ("b", "too old resource version"));
+        assert_eq!(reflector.version, None);
+        // Other failures leave the version as it is.
+        follow(&mut reflector, &mut heard, lines(&["@@20"]), true).await;
+        let busy = gone.replace("410", "500");
+        follow(&mut reflector, &mut heard, lines(&["b=21", &busy]), false).await;
+        assert_eq!(reflector.version.as_deref(), Some("21"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_streams_no_lists_says_so_in_several_ways() {
+        for (code, expected) in
+            [(500, "lists are not streamed"), (422, "lists are not streamed"), (403, "no"), (410, "no")]
+        {
+            let (mut reflector, mut heard) = reflector();
+            let refusal = format!(r#"{{"type":"ERROR","object":{{"kind":"Status","code":{code},"message":"no"}}}}"#);
+            let (told, ended) = follow(&mut reflector, &mut heard, lines(&[&refusal]), true).await;
+            assert_eq!((told.len(), ended.as_str()), (0, expected), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_event_is_passed_over() {
+        let (mut reflector, mut heard) = reflector();
+        follow(&mut reflector, &mut heard, lines(&["@@1"]), true).await;
+        let nameless = r#"{"type":"ADDED","object":{"metadata":{}}}"#;
+        let newer = r#"{"type":"NEWER","object":{}}"#;
+        let mut text = lines(&["", "nonsense", "{}", nameless, newer, "a=2"]);
+        // The connection broke in the middle of an event.
+        text += r#"{"type":"ADDED","object":{"metadata":{"name":"b""#;
+        let (told, ended) = follow(&mut reflector, &mut heard, text, false).await;
+        assert_eq!((told.join(" ").as_str(), ended.as_str()), ("a", "in order"));
+        assert_eq!(reflector.version.as_deref(), Some("2"));
+    }
 }
