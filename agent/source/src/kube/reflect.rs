@@ -271,14 +271,18 @@ impl Reflector {
         loop {
             line.clear();
             let silence = if initial { LIST_SILENCE } else { SILENCE };
-            let mut read = std::pin::pin!(stream.read_line(&mut line));
-            let mut heard = timeout(if begun { silence } else { BEGIN }, &mut read).await;
-            if heard.is_err() && !begun {
-                // A server that refuses says so at once.
-                begun = true;
-                self.reached(server).await?;
-                heard = timeout(silence, &mut read).await;
-            }
+            let heard = {
+                let mut read = std::pin::pin!(stream.read_line(&mut line));
+                match timeout(if begun { silence } else { BEGIN }, &mut read).await {
+                    Err(_) if !begun => {
+                        // A server that refuses says so at once.
+                        begun = true;
+                        self.reached(server).await?;
+                        timeout(silence, read).await
+                    }
+                    heard => heard,
+                }
+            };
             match heard {
                 Err(_) if initial => return Err(Ended::NotStreamed),
                 Err(_) => return Err(Ended::Unreachable(format!("nothing was heard for {} s", silence.as_secs()))),
