@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Options, SocketMode};
 use culvert_tests::kube_proxy::{
-    FAMILIES, Iptables, LATER, OTHERS, cleanup, everything, fixture, foreign_table, host, nft, others, similar,
+    FAMILIES, Iptables, LATER, OTHERS, bare, cleanup, everything, fixture, foreign_table, host, nft, others, similar,
 };
 use culvert_tests::matrix::{PORT, TARGET};
 use culvert_tests::place::{Family, Place};
@@ -48,16 +48,20 @@ fn all_of_it_goes_and_nothing_else() -> Result<()> {
     for host in [&host, &twin] {
         others(host, LATER)?;
     }
-    let full = everything(&host)?;
+    let full = bare(&everything(&host)?);
     let (code, answer, _) = cleanup(&host, &["--dry-run"])?;
     let answer = answer.context("no JSON")?;
     let found = answer["found"].as_array().context("nothing found")?.len();
     ensure!(code == 0 && found > 100 && answer["removed"] == false, "{code} {answer}");
-    ensure!(everything(&host)? == full, "a dry run changes something");
+    similar(&full, &bare(&everything(&host)?)).context("a dry run changes something")?;
 
     let (code, answer, said) = cleanup(&host, &["--force"])?;
     let answer = answer.with_context(|| said.clone())?;
     ensure!(code == 0 && answer["removed"] == true && answer["left"].as_array().is_some_and(Vec::is_empty), "{answer}");
+    // It asks for kube-proxy on loopback, which is counted: as often here as there.
+    for _ in 0..2 {
+        cleanup(&twin, &["--dry-run"])?;
+    }
     similar(&everything(&twin)?, &everything(&host)?)?;
 
     let (code, answer, _) = cleanup(&host, &["--force"])?;
@@ -126,7 +130,8 @@ fn it_refuses_while_kube_proxy_runs_or_nobody_serves() -> Result<()> {
     let scope = Scope::open()?;
     let host = host(&scope, "host")?;
     kube_proxy_was_here(&host)?;
-    let full = everything(&host)?;
+    // It asks for kube-proxy on loopback, which is counted.
+    let full = bare(&everything(&host)?);
     let (code, _, said) = cleanup(&host, &["--api-socket", "/nowhere"])?;
     ensure!(code == 1 && said.contains("no agent answers"), "{code} {said}");
 
@@ -148,7 +153,7 @@ fn it_refuses_while_kube_proxy_runs_or_nobody_serves() -> Result<()> {
         let (code, _, said) = cleanup(&host, &[])?;
         Ok((code == 1 && said.contains(&format!("process {} is kube-proxy", own.id()))).then_some(()))
     })?;
-    ensure!(everything(&host)? == full, "something was removed");
+    similar(&full, &bare(&everything(&host)?)).context("something was removed")?;
     let (code, _, said) = cleanup(&host, &["--force"])?;
     ensure!(code == 0, "{code} {said}");
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::kube_proxy::server::ApiServer;
 use culvert_tests::kube_proxy::{
-    Iptables, OTHERS, cleanup, everything, fixture, foreign_table, host, link, others, similar,
+    Iptables, OTHERS, bare, cleanup, everything, fixture, foreign_table, host, link, others, similar,
 };
 use culvert_tests::process::eventually;
 use culvert_tests::scope::Scope;
@@ -49,14 +49,4 @@ fn what_kube_proxy_itself_writes_goes() -> Result<()> {
         similar(&expected, &bare(&everything(&host)?)).with_context(|| format!("{mode} {kind:?}"))?;
     }
     Ok(())
-}
-
-/// Without the chain that kube-proxy makes for the kubelet and leaves to it, and without counters: there is traffic.
-fn bare(text: &str) -> String {
-    let lines = text.lines().filter(|line| !line.contains("KUBE-FIREWALL")).map(|line| {
-        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map(|(_, rule)| rule);
-        let chain = line.strip_prefix(':').and_then(|rest| rest.split_once(" [")).map(|(chain, _)| chain);
-        rule.or(chain).unwrap_or(line)
-    });
-    lines.flat_map(|line| [line, "\n"]).collect()
 }

@@ -182,9 +182,9 @@ pub fn others(host: &Place, rules: &str) -> Result<()> {
 pub fn foreign_table(host: &Place) -> Result<()> {
     nft(
         host,
-        "table inet kube-proxy-not { map m { type inet_service : verdict; }\n\
-         chain c { type filter hook input priority 0; counter packets 5 bytes 50; tcp dport vmap @m; } }\n\
-         table bridge kube-proxy { chain c { } }\n",
+        "table inet kube-proxy-not {\n map m {\n type inet_service : verdict;\n }\n\
+         chain c {\n type filter hook input priority 0;\n counter packets 5 bytes 50\n tcp dport vmap @m\n }\n }\n\
+         table bridge kube-proxy {\n chain c {\n }\n }\n",
     )
 }
 
@@ -202,4 +202,14 @@ pub fn similar(expected: &str, found: &str) -> Result<()> {
     }
     ensure!(expected == found, "expected\n{expected}\nfound\n{found}");
     Ok(())
+}
+
+/// Without the chain that kube-proxy makes for the kubelet and leaves to it, and without counters: there is traffic.
+pub fn bare(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.contains("KUBE-FIREWALL")).map(|line| {
+        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map(|(_, rule)| rule);
+        let chain = line.strip_prefix(':').and_then(|rest| rest.split_once(" [")).map(|(chain, _)| chain);
+        rule.or(chain).unwrap_or(line)
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
