@@ -1,13 +1,46 @@
 //! `cargo xtask cluster`: real Kubernetes clusters inside this machine.
+//!
+//! Every node is a set of namespaces with a containerd and a kubelet of its own; pods are real ones.
+//! ```text
+//!  options ── plan ── config            names, addresses, files, objects: pure
+//!               │
+//!  parts      up ── pki  network  places  store  node  control_plane  addons
+//!             registry  cgroup          what exists on this machine, and how it goes away
+//! ```
 
+mod addons;
+mod cgroup;
+mod config;
+mod control_plane;
+mod kubectl;
+mod network;
+mod node;
+pub mod options;
 pub mod parts;
+mod pki;
+mod places;
+mod plan;
+mod registry;
+mod store;
+mod up;
+mod wait;
 
-use std::process::ExitCode;
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    time::Instant,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::workspace::Workspace;
+use crate::{
+    setup,
+    ui::{clock, say},
+    workspace::Workspace,
+};
+use options::{Name, Options};
 
 /// Arguments of `cluster`.
 #[derive(Args)]
@@ -18,13 +51,94 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Make a cluster; it stays until `down`
+    Up(Options),
+    /// Remove a cluster with everything that it has on this machine
+    Down {
+        #[command(flatten)]
+        which: Which,
+        /// Remove all clusters
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Say where a cluster's kubeconfig is
+    Kubeconfig(Which),
+    /// Open a shell on a node (n1, n2, ...), on the hub between the nodes, or on the client outside
+    Shell {
+        #[command(flatten)]
+        which: Which,
+        /// n1, n2, ..., hub or client
+        place: String,
+        /// A command to run there instead
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Name the clusters that exist
+    List,
     /// Build programs and images of clusters ahead of time
     Build(parts::Arguments),
 }
 
-/// Runs an action.
+#[derive(Args)]
+struct Which {
+    /// The cluster's name
+    #[arg(long, default_value = "culvert")]
+    name: Name,
+}
+
+/// Carries out a command.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.action {
-        Action::Build(arguments) => parts::run(workspace, arguments),
+        Action::Build(arguments) => return parts::run(workspace, arguments),
+        Action::Up(options) => up(workspace, options)?,
+        Action::Down { all: true, .. } => {
+            for one in registry::all()? {
+                down(&one.plan.name)?;
+            }
+        }
+        Action::Down { which, .. } => down(&which.name)?,
+        Action::Kubeconfig(which) => {
+            say(&control_plane::kubeconfig(&registry::find(&which.name)?.files).display().to_string());
+        }
+        Action::Shell { which, place, command } => shell(&which.name, place, command)?,
+        Action::List => {
+            for registry::Existing { plan, .. } in registry::all()? {
+                let nodes = plan.nodes().count();
+                say(&format!("{}: {nodes} nodes, {}, families {}, {}", plan.name, plan.proxy, plan.families, plan.cni));
+            }
+        }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(workspace: &Workspace, options: &Options) -> Result<()> {
+    setup::run(workspace)?;
+    setup::cluster(workspace)?;
+    let parts = up::Parts::prepare(workspace, options, false)?;
+    let started = Instant::now();
+    let existing = up::run(workspace, options, &parts)?;
+    say(&format!("      cluster {} is up after {}", options.name, clock(started.elapsed())));
+    say(&format!("      export KUBECONFIG={}", control_plane::kubeconfig(&existing.files).display()));
+    Ok(())
+}
+
+fn down(name: &Name) -> Result<()> {
+    let started = Instant::now();
+    let was = if registry::remove(name)? { "is removed" } else { "does not exist" };
+    say(&format!("      cluster {name} {was} ({})", clock(started.elapsed())));
+    Ok(())
+}
+
+/// Becomes a shell, or another command, in a place of the cluster.
+fn shell(name: &Name, place: &str, words: &[String]) -> Result<()> {
+    let existing = registry::find(name)?;
+    let Some(place) = existing.plan.place(place) else {
+        let known: Vec<String> = existing.plan.places().map(plan::Place::name).collect();
+        bail!("{place} is none of {}", known.join(", "));
+    };
+    let shell = [env::var("SHELL").unwrap_or_else(|_| "sh".to_owned())];
+    let words = if words.is_empty() { &shell[..] } else { words };
+    let mut command: Command = places::enter(&existing.files, place, &words[0]);
+    command.args(&words[1..]).env("KUBECONFIG", control_plane::kubeconfig(&existing.files));
+    Err(command.exec()).context("cannot start the shell")
 }

@@ -100,7 +100,7 @@ pub const COMMON: &[Need] = &[
 
 /// Needed for test clusters, beside what is needed everywhere.
 pub const CLUSTER: &[Need] =
-    &[command("runc", "runc"), command("bash", "bash"), command("ss", "iproute2"), command("ldd", "libc-bin")];
+    &[command("runc", "runc"), command("tini", "tini"), command("openssl", "openssl"), command("bash", "bash"), command("ss", "iproute2"), command("ldd", "libc-bin")];
 
 /// Needed for test clusters where no Go is: one that can fetch the right one.
 pub const GO: &[Need] = &[command("go", "golang-go")];

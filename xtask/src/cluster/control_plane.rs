@@ -1,0 +1,71 @@
+//! etcd, controller manager and scheduler, in the hub. The API server is a static pod of the first node.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{
+    config,
+    node::Materials,
+    parts::Program,
+    places::{self, Daemon},
+    plan::Place,
+    wait::until,
+};
+use crate::workspace::find_program;
+
+/// How long the API server may take, from the start of its node.
+const LIMIT: Duration = Duration::from_mins(3);
+
+impl Materials<'_> {
+    /// The administrator's kubeconfig, which works on this machine too.
+    pub fn kubeconfig(&self) -> PathBuf {
+        kubeconfig(self.files)
+    }
+
+    /// Writes the kubeconfigs of those who are no nodes.
+    pub fn write_kubeconfigs(&self) -> Result<()> {
+        for user in ["admin", "controller-manager", "scheduler"] {
+            let value = config::kubeconfig(self.plan.name.as_str(), &self.plan.api_url(), &self.pki(), user);
+            write_json(&self.files.join(format!("{user}.kubeconfig")), &value)?;
+        }
+        Ok(())
+    }
+
+    /// Starts what waits for the API server.
+    pub fn start_control_plane(&self) -> Result<()> {
+        let etcd = find_program("etcd").context("no etcd")?;
+        let data = places::directory(self.files, Place::Hub).join("etcd");
+        self.hub(&etcd, config::control_plane::etcd(self.plan, &data))?;
+        let kubeconfig = |user: &str| self.files.join(format!("{user}.kubeconfig"));
+        let manager = config::control_plane::controller_manager(&self.pki(), &kubeconfig("controller-manager"));
+        self.hub(self.programs.path(Program::KubeControllerManager)?, manager)?;
+        let scheduler = config::control_plane::scheduler(&kubeconfig("scheduler"));
+        self.hub(self.programs.path(Program::KubeScheduler)?, scheduler)
+    }
+
+    fn hub(&self, program: &Path, arguments: Vec<String>) -> Result<()> {
+        Daemon { files: self.files, place: Place::Hub, program, arguments }.start(&[])
+    }
+
+    /// Waits until the API server has all that it needs.
+    pub fn await_api_server(&self) -> Result<()> {
+        let log = places::directory(self.files, Place::Node(1)).join("log/kubelet.log");
+        let kubectl = self.kubectl()?;
+        until("API server", LIMIT, &log, || kubectl.run(&["get", "--raw=/readyz"]).is_ok())
+    }
+}
+
+/// The administrator's kubeconfig among a cluster's files.
+pub fn kubeconfig(files: &Path) -> PathBuf {
+    files.join("admin.kubeconfig")
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    fs::write(path, value.to_string()).with_context(|| path.display().to_string())
+}

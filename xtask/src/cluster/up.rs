@@ -1,0 +1,130 @@
+//! How a cluster comes up.
+//!
+//! ```text
+//!  certificates ─┐                      ┌ etcd, controller manager, scheduler
+//!  namespaces ───┼─ files ── places ────┤                                        objects ── all nodes ready
+//!  images ───────┘                      └ n1: containerd, kubelet ── API server ─┤
+//!                                         n2...: containerd ── kubelet ──────────┘
+//! ```
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+
+use super::{
+    addons, config, network,
+    node::Materials,
+    options::{Cni, Options, Proxy},
+    parts::{self, Image, Program, Programs},
+    pki, places,
+    registry::{Entry, Existing},
+    store::Store,
+};
+use crate::{
+    image,
+    oci::Archive,
+    setup,
+    step::{Job, alone},
+    workspace::Workspace,
+};
+
+/// Limit of a step once programs and images are there.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// What a cluster is made of.
+pub struct Parts {
+    /// Its programs, and those of the tests if asked for.
+    pub programs: Programs,
+    images: Vec<Archive>,
+    agent: Option<Archive>,
+}
+
+impl Parts {
+    /// Builds what is missing.
+    pub fn prepare(workspace: &Workspace, options: &Options, tests: bool) -> Result<Self> {
+        let mut wanted = Program::CLUSTER.to_vec();
+        // Images of the tests are there as well: one store serves all clusters.
+        let mut pictures = [Image::CLUSTER, Image::TESTS, &[Image::KubeApiserver, Image::KubeProxy]].concat();
+        if tests {
+            wanted.extend(Program::TESTS);
+        }
+        if options.cni == Cni::Flannel {
+            pictures.extend(Image::FLANNEL);
+        }
+        if options.proxy == Proxy::Culvert {
+            wanted.push(Program::Helm);
+        }
+        let programs = alone(workspace, "programs", parts::LIMIT, |job| parts::programs(job, &wanted))?;
+        let images = alone(workspace, "images", parts::LIMIT, |job| parts::images(job, &pictures))?;
+        let agent = match options.proxy {
+            Proxy::Culvert => {
+                setup::image(workspace)?;
+                let (output, name) = (image::default_output(workspace), image::full_name(None));
+                Some(alone(workspace, "agent", image::LIMIT, |job| image::build(job, &output, &name))?)
+            }
+            _ => None,
+        };
+        Ok(Self { programs, images, agent })
+    }
+}
+
+/// Makes a cluster. Whatever a failed or interrupted one leaves is removed by the next run.
+pub fn run(workspace: &Workspace, options: &Options, parts: &Parts) -> Result<Existing> {
+    let store = alone(workspace, "image store", LIMIT, |job| Store::prepare(job, &parts.programs, &parts.images))?;
+    let entry = Entry::open(options, &workspace.cache.join("clusters"))?;
+    let name = options.name.clone();
+    match build(workspace, &entry, parts, &store) {
+        Ok(()) => entry.complete(),
+        Err(error) => {
+            // Its logs are what one wants to see now.
+            Err(error.context(format!("the logs are in {}; `cargo xtask cluster down --name {name}` removes all", entry.files.display())))
+        }
+    }
+}
+
+fn build(workspace: &Workspace, entry: &Entry, parts: &Parts, store: &Store) -> Result<()> {
+    let materials = Materials { plan: &entry.plan, files: &entry.files, programs: &parts.programs };
+    alone(workspace, "places", LIMIT, |job| make_places(job, &materials, store))?;
+    alone(workspace, "control plane", LIMIT, |job| start(job, &materials))?;
+    alone(workspace, "nodes", LIMIT, |job| join(job, &materials, parts))
+}
+
+fn make_places(job: &mut Job, materials: &Materials, store: &Store) -> Result<()> {
+    let Materials { plan, files, .. } = materials;
+    job.note("certificates");
+    fs::create_dir_all(materials.pki())?;
+    pki::make(plan, &materials.pki())?;
+    materials.write_kubeconfigs()?;
+    job.note("files");
+    for node in plan.nodes() {
+        materials.write_node(node, store)?;
+    }
+    job.note("network");
+    network::create(plan)?;
+    job.note("namespaces");
+    places::start_all(plan, files)
+}
+
+fn start(job: &mut Job, materials: &Materials) -> Result<()> {
+    materials.start_control_plane()?;
+    for node in materials.plan.nodes() {
+        materials.start_runtime(node)?;
+    }
+    job.note("waiting for the API server, a pod of the first node");
+    materials.await_runtime(1)?;
+    materials.start_kubelet(1)?;
+    materials.await_api_server()
+}
+
+fn join(job: &mut Job, materials: &Materials, parts: &Parts) -> Result<()> {
+    let plan = materials.plan;
+    let kubectl = materials.kubectl()?;
+    kubectl.apply(&config::list(plan.nodes().map(|node| config::node::object(plan, node)).collect()))?;
+    for node in plan.nodes().skip(1) {
+        materials.await_runtime(node)?;
+        materials.start_kubelet(node)?;
+    }
+    addons::install(job, materials, parts.agent.as_ref())?;
+    job.note("waiting for all nodes");
+    addons::await_all(job, materials)
+}
