@@ -2,7 +2,7 @@
 //!
 //! One module for each command; what they share is below them:
 //! ```text
-//!  setup   lint   test   demo   bench   cluster   image   vm commands
+//!  setup   lint   test   demo   bench   cluster   e2e   image   vm commands
 //!            └──────┴── step ───┘          steps: limits, log files, outcomes, the table at the end
 //!  cargo   kernel   oci                    calls of cargo; the compiler of the kernel programs; container images
 //!  process   ui   workspace                child processes, the terminal, paths
@@ -12,6 +12,7 @@ mod bench;
 mod cargo;
 mod cluster;
 mod demo;
+mod e2e;
 mod image;
 mod kernel;
 mod lint;
@@ -49,8 +50,10 @@ enum Task {
     Demo(demo::Arguments),
     /// Measure what a packet, a connect and a connection cost
     Bench(bench::Arguments),
-    /// Real Kubernetes clusters inside this machine, for tests
+    /// Make, use and remove real Kubernetes clusters inside this machine
     Cluster(cluster::Arguments),
+    /// Run Kubernetes' own tests of Services on a real cluster
+    E2e(e2e::Arguments),
     /// Build the agent's container image, for `ctr images import`, `docker load` and the like
     Image(image::Arguments),
     /// Boot a Debian kernel under QEMU, with this machine's files as its root, and run a command there
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Cluster(arguments) => cluster::run(&workspace, &arguments),
+        Task::E2e(arguments) => e2e::run(&workspace, &arguments),
         Task::Image(arguments) => image::run(&workspace, &arguments),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
     });

@@ -75,6 +75,17 @@ impl<'a> Job<'a> {
         })
     }
 
+    /// Runs a command with much output: all of it goes to the log, and what `tell` makes of a line is the progress.
+    pub fn watch(&mut self, command: Command, mut tell: impl FnMut(&str) -> Option<String>) -> Result<()> {
+        self.log.line(&format!("$ {}", process::show(&command)));
+        process::run(command, self.limit, |line| {
+            self.log.line(line);
+            if let Some(line) = tell(line) {
+                self.progress.line(&line);
+            }
+        })
+    }
+
     /// Adds a line of the step's own to its log.
     pub fn note(&mut self, line: &str) {
         self.log.line(line);

@@ -28,6 +28,7 @@ mod wait;
 use std::{
     env,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -112,17 +113,60 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn up(workspace: &Workspace, options: &Options) -> Result<()> {
-    setup::run(workspace)?;
-    setup::cluster(workspace)?;
-    let parts = up::Parts::prepare(workspace, options, false)?;
-    let started = Instant::now();
-    let existing = up::run(workspace, options, &parts)?;
-    say(&format!("      cluster {} is up after {}", options.name, clock(started.elapsed())));
-    say(&format!("      export KUBECONFIG={}", control_plane::kubeconfig(&existing.files).display()));
+    let cluster = bring_up(workspace, options, Tests::Without)?;
+    say(&format!("      export KUBECONFIG={}", cluster.kubeconfig().display()));
     Ok(())
 }
 
-fn down(name: &Name) -> Result<()> {
+/// Whether upstream's tests will be run on a cluster.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tests {
+    /// They and their runner are built.
+    With,
+    /// They are not needed.
+    Without,
+}
+
+/// A cluster that is up.
+pub struct Up {
+    existing: registry::Existing,
+    /// Its programs.
+    pub programs: parts::Programs,
+}
+
+impl Up {
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        control_plane::kubeconfig(&self.existing.files)
+    }
+
+    /// How many nodes it has.
+    pub fn nodes(&self) -> usize {
+        self.existing.plan.nodes().count()
+    }
+
+    /// A command outside of the nodes' network, behind a router.
+    pub fn outside(&self, program: &Path) -> Command {
+        places::enter(&self.existing.files, plan::Place::Client, program)
+    }
+}
+
+/// Makes a cluster.
+///
+/// # Errors
+/// If one of this name exists.
+pub fn bring_up(workspace: &Workspace, options: &Options, tests: Tests) -> Result<Up> {
+    setup::run(workspace)?;
+    setup::cluster(workspace)?;
+    let parts = up::Parts::prepare(workspace, options, tests)?;
+    let started = Instant::now();
+    let existing = up::run(workspace, options, &parts)?;
+    say(&format!("      cluster {} is up after {}", options.name, clock(started.elapsed())));
+    Ok(Up { existing, programs: parts.programs })
+}
+
+/// Removes a cluster with everything that it has on this machine.
+pub fn down(name: &Name) -> Result<()> {
     let started = Instant::now();
     let was = if registry::remove(name)? { "is removed" } else { "does not exist" };
     say(&format!("      cluster {name} {was} ({})", clock(started.elapsed())));

@@ -12,7 +12,7 @@ use std::{fs, time::Duration};
 use anyhow::Result;
 
 use super::{
-    addons, config, network,
+    Tests, addons, config, network,
     node::Materials,
     options::{Cni, Options, Proxy},
     parts::{self, Image, Program, Programs},
@@ -41,11 +41,11 @@ pub struct Parts {
 
 impl Parts {
     /// Builds what is missing.
-    pub fn prepare(workspace: &Workspace, options: &Options, tests: bool) -> Result<Self> {
+    pub fn prepare(workspace: &Workspace, options: &Options, tests: Tests) -> Result<Self> {
         let mut wanted = Program::CLUSTER.to_vec();
         // Images of the tests are there as well: one store serves all clusters.
         let mut pictures = [Image::CLUSTER, Image::TESTS, &[Image::KubeApiserver, Image::KubeProxy]].concat();
-        if tests {
+        if tests == Tests::With {
             wanted.extend(Program::TESTS);
         }
         if options.cni == Cni::Flannel {

@@ -1,0 +1,113 @@
+//! The dimensions that everything is tried in, and docs/CONFORMANCE.md.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result};
+
+use super::results::{Results, markdown};
+use crate::{
+    cluster::options::{Cni, Families, Options, Proxy, Sockets},
+    process::output,
+    ui::say,
+    workspace::Workspace,
+};
+
+/// Names a run by what it runs on.
+pub fn title(options: &Options) -> String {
+    let Options { proxy, families, cni, sockets, .. } = options;
+    match proxy {
+        Proxy::Culvert => format!("{proxy} {families} {cni} {sockets}"),
+        _ => format!("{proxy} {families} {cni}"),
+    }
+}
+
+/// Every value of each dimension, the others being the usual ones.
+pub fn columns(base: &Options) -> Vec<(String, Options)> {
+    let usual = Options {
+        proxy: Proxy::Culvert,
+        families: Families::V4,
+        cni: Cni::Bridge,
+        sockets: Sockets::All,
+        ..base.clone()
+    };
+    let variants = [
+        usual.clone(),
+        Options { sockets: Sockets::Host, ..usual.clone() },
+        Options { families: Families::V6, ..usual.clone() },
+        Options { families: Families::Dual, ..usual.clone() },
+        Options { cni: Cni::Ptp, ..usual.clone() },
+        Options { cni: Cni::Flannel, ..usual.clone() },
+        Options { proxy: Proxy::Nftables, ..usual },
+    ];
+    variants.into_iter().map(|options| (title(&options), options)).collect()
+}
+
+/// Writes docs/CONFORMANCE.md.
+pub fn write(workspace: &Workspace, runs: &[(String, Results)]) -> Result<()> {
+    let path = workspace.root.join("docs/CONFORMANCE.md");
+    fs::write(&path, page(runs, &facts(workspace)?)).with_context(|| path.display().to_string())?;
+    say(&format!("      {} is written", path.display()));
+    Ok(())
+}
+
+/// What the results hold for, a line each.
+fn facts(workspace: &Workspace) -> Result<Vec<String>> {
+    let say = |program: &str, arguments: &[&str]| -> Result<String> {
+        Ok(output(Command::new(program).args(arguments).current_dir(&workspace.root))?.trim().to_owned())
+    };
+    Ok(vec![
+        format!("Date: {}", say("date", &["--utc", "+%Y-%m-%d"])?),
+        format!("Culvert: {}", say("git", &["describe", "--always", "--dirty"])?),
+        format!("Kubernetes: {}", kubernetes_version(workspace)?),
+        format!("Linux: {}", say("uname", &["-r"])?),
+    ])
+}
+
+fn kubernetes_version(workspace: &Workspace) -> Result<String> {
+    let path = workspace.root.join("tests/cluster/kubernetes/go.mod");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let version = text.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "));
+    Ok(version.with_context(|| format!("{}: no k8s.io/kubernetes", path.display()))?.to_owned())
+}
+
+fn page(runs: &[(String, Results)], facts: &[String]) -> String {
+    let mut text = String::from(
+        "# Conformance\n\nWhat Kubernetes' own end-to-end tests say of Services, each as often as there are columns, without a second try.\n\
+         `cargo xtask e2e --matrix` writes this page. A column is named by proxy, address families, CNI and socket mode.\n\n",
+    );
+    for fact in facts {
+        text.push_str(&format!("- {fact}\n"));
+    }
+    text.push('\n');
+    for (title, results) in runs {
+        text.push_str(&format!("- {title}: {}\n", results.counts()));
+    }
+    text.push('\n');
+    text.push_str(&markdown(runs));
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_value_has_a_column_of_its_own() {
+        let base = Options {
+            name: "x".parse().unwrap(),
+            nodes: 6,
+            proxy: Proxy::None,
+            families: Families::V4,
+            cni: Cni::Bridge,
+            sockets: Sockets::All,
+        };
+        let titles: HashSet<String> = columns(&base).into_iter().map(|(title, _)| title).collect();
+        assert_eq!(titles.len(), 7);
+        for title in ["culvert 4 bridge all", "culvert 46 bridge all", "kube-proxy:nftables 4 bridge"] {
+            assert!(titles.contains(title), "{title}");
+        }
+    }
+}
