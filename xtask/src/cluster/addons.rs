@@ -1,14 +1,19 @@
 //! What a cluster gets once its API server answers: a network, a proxy, DNS.
 
-use anyhow::Result;
+use std::{fs, process::Command, thread};
+
+use anyhow::{Context, Result};
 
 use super::{
+    cgroup::Hierarchies,
     config,
     node::Materials,
     options::{Cni, Proxy},
-    parts::Image,
+    parts::{Image, Program},
+    places,
+    plan::Place,
 };
-use crate::{oci::Archive, step::Job};
+use crate::{oci::Archive, process::output, step::Job};
 
 /// How long all nodes may take.
 const LIMIT: &str = "--timeout=180s";
@@ -29,8 +34,29 @@ pub fn install(job: &mut Job, materials: &Materials, agent: Option<&Archive>) ->
     kubectl.apply(&config::coredns::objects(plan, Image::CoreDns.name()))
 }
 
-fn install_agent(_job: &mut Job, _materials: &Materials, _agent: &Archive) -> Result<()> {
-    anyhow::bail!("not yet")
+/// Installs the agent as a user does, by its chart; its image is imported beside those that nodes share.
+fn install_agent(job: &mut Job, materials: &Materials, agent: &Archive) -> Result<()> {
+    let plan = materials.plan;
+    job.note("the agent's image");
+    thread::scope(|scope| {
+        let imports: Vec<_> = plan.nodes().map(|node| scope.spawn(move || import(materials, node, agent))).collect();
+        imports.into_iter().try_for_each(|import| import.join().ok().context("the thread was lost")?)
+    })?;
+    job.note("the agent");
+    let values = materials.files.join("culvert-values.json");
+    let cgroup2 = Hierarchies::find()?.unified().to_owned();
+    fs::write(&values, config::culvert::values(plan, &agent.name, &cgroup2).to_string())?;
+    let mut helm = Command::new(materials.programs.path(Program::Helm)?);
+    helm.args(["upgrade", "--install", "culvert"]).arg(job.workspace.root.join("deploy/helm/culvert"));
+    helm.args(["--namespace", "kube-system", "--values"]).arg(&values);
+    helm.arg("--kubeconfig").arg(materials.kubeconfig());
+    job.run(helm)
+}
+
+fn import(materials: &Materials, node: u8, agent: &Archive) -> Result<()> {
+    let mut ctr = places::enter(materials.files, Place::Node(node), materials.programs.path(Program::Ctr)?);
+    ctr.args(["-n", "k8s.io", "images", "import", "--local"]).arg(&agent.path);
+    output(&mut ctr).map(drop)
 }
 
 /// Waits until every node can run pods and serves Services.
@@ -41,7 +67,7 @@ pub fn await_all(job: &mut Job, materials: &Materials) -> Result<()> {
     wait(&["wait", "--for=condition=Ready", "nodes", "--all", LIMIT])?;
     match plan.proxy {
         Proxy::None => return Ok(()),
-        Proxy::Culvert => wait(&["-n", "kube-system", "rollout", "status", "daemonset/culvert", LIMIT])?,
+        Proxy::Culvert => wait(&["-n", "kube-system", "rollout", "status", config::culvert::DAEMON_SET, LIMIT])?,
         Proxy::Nftables | Proxy::Iptables => wait(&["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", LIMIT])?,
     }
     wait(&["-n", "kube-system", "rollout", "status", "deployment/coredns", LIMIT])

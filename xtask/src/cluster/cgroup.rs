@@ -39,6 +39,11 @@ impl Hierarchies {
         self.legacy.is_empty()
     }
 
+    /// The root of cgroup2, which is at the same path in a place.
+    pub fn unified(&self) -> &Path {
+        &self.unified
+    }
+
     /// Makes the directories of a place, named `name`.
     pub fn create(&self, name: &str) -> Result<()> {
         for directory in self.directories(name) {

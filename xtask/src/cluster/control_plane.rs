@@ -17,7 +17,7 @@ use super::{
     plan::Place,
     wait::until,
 };
-use crate::workspace::find_program;
+use crate::{process::tail, workspace::find_program};
 
 /// How long the API server may take, from the start of its node.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -55,10 +55,23 @@ impl Materials<'_> {
 
     /// Waits until the API server has all that it needs.
     pub fn await_api_server(&self) -> Result<()> {
-        let log = places::directory(self.files, Place::Node(1)).join("log/kubelet.log");
+        let logs = places::directory(self.files, Place::Node(1)).join("log");
         let kubectl = self.kubectl()?;
-        until("API server", LIMIT, &log, || kubectl.run(&["get", "--raw=/readyz"]).is_ok())
+        let ready = until("API server", LIMIT, &logs.join("kubelet.log"), || kubectl.run(&["get", "--raw=/readyz"]).is_ok());
+        ready.map_err(|error| match last_words(&logs.join("pods")) {
+            Some(words) => error.context(format!("the API server said: {words}")),
+            None => error,
+        })
     }
+}
+
+/// The end of the first log of a container below `pods`.
+fn last_words(pods: &Path) -> Option<String> {
+    let mut path = pods.to_owned();
+    while path.is_dir() {
+        path = fs::read_dir(&path).ok()?.flatten().map(|entry| entry.path()).max()?;
+    }
+    Some(tail(&path, 3))
 }
 
 /// The administrator's kubeconfig among a cluster's files.

@@ -85,7 +85,8 @@ fn openssl(directory: &Path) -> Command {
 
 fn key_of_accounts(directory: &Path) -> Command {
     let mut command = openssl(directory);
-    command.args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "accounts.key"]);
+    // Not PKCS #8: the API server reads the public half of this format alone.
+    command.args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "accounts.key"]);
     command
 }
 

@@ -2,6 +2,7 @@
 
 pub mod control_plane;
 pub mod coredns;
+pub mod culvert;
 pub mod flannel;
 pub mod kube_proxy;
 pub mod node;
