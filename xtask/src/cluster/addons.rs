@@ -64,11 +64,15 @@ pub fn await_all(job: &mut Job, materials: &Materials) -> Result<()> {
     let plan = materials.plan;
     let kubectl = materials.kubectl()?;
     let mut wait = |arguments: &[&str]| -> Result<()> { job.run(kubectl.command(arguments)) };
-    wait(&["wait", "--for=condition=Ready", "nodes", "--all", LIMIT])?;
     match plan.proxy {
-        Proxy::None => return Ok(()),
+        // In-cluster configuration leads nowhere then, so the overlay does not come up.
+        Proxy::None if plan.cni == Cni::Flannel => return Ok(()),
+        Proxy::None => {}
         Proxy::Culvert => wait(&["-n", "kube-system", "rollout", "status", config::culvert::DAEMON_SET, LIMIT])?,
-        Proxy::Nftables | Proxy::Iptables => wait(&["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", LIMIT])?,
+        Proxy::Nftables | Proxy::Iptables => {
+            wait(&["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", LIMIT])?;
+        }
     }
+    wait(&["wait", "--for=condition=Ready", "nodes", "--all", LIMIT])?;
     wait(&["-n", "kube-system", "rollout", "status", "deployment/coredns", LIMIT])
 }

@@ -27,7 +27,10 @@ impl Hierarchies {
     fn parse(mounts: &str) -> Result<Self> {
         let of = |kind: &str| -> Vec<PathBuf> {
             let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-            lines.filter(|fields| fields.get(2) == Some(&kind)).filter_map(|fields| fields.get(1).map(PathBuf::from)).collect()
+            lines
+                .filter(|fields| fields.get(2) == Some(&kind))
+                .filter_map(|fields| fields.get(1).map(PathBuf::from))
+                .collect()
         };
         let unified = of("cgroup2").into_iter().next().context("no cgroup2 is mounted")?;
         Ok(Self { unified, legacy: of("cgroup") })
@@ -146,7 +149,8 @@ mod tests {
 
     #[test]
     fn both_generations_are_found() {
-        let both = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let both =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         let both = Hierarchies::parse(both).unwrap();
         assert_eq!(both.processes("x"), [Path::new("/sys/fs/cgroup/cpu/x"), Path::new("/sys/fs/cgroup/unified/x")]);
         let one = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n").unwrap();

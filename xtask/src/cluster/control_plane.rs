@@ -57,7 +57,8 @@ impl Materials<'_> {
     pub fn await_api_server(&self) -> Result<()> {
         let logs = places::directory(self.files, Place::Node(1)).join("log");
         let kubectl = self.kubectl()?;
-        let ready = until("API server", LIMIT, &logs.join("kubelet.log"), || kubectl.run(&["get", "--raw=/readyz"]).is_ok());
+        let ready =
+            until("API server", LIMIT, &logs.join("kubelet.log"), || kubectl.run(&["get", "--raw=/readyz"]).is_ok());
         ready.map_err(|error| match last_words(&logs.join("pods")) {
             Some(words) => error.context(format!("the API server said: {words}")),
             None => error,

@@ -36,7 +36,11 @@ fn batch(namespace: Option<&str>, lines: &[String]) -> Result<()> {
     }
     let output = child.wait_with_output().context("ip -batch")?;
     if !output.status.success() {
-        bail!("ip -batch in {}: {}", namespace.unwrap_or("this machine"), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ip -batch in {}: {}",
+            namespace.unwrap_or("this machine"),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
@@ -54,7 +58,8 @@ fn machine_routes(plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     for family in plan.families() {
         let hub = plan.hub(Network::Machine, *family).address;
-        let to = [plan.network(Network::Nodes, *family), plan.network(Network::Client, *family), plan.all_pods(*family)];
+        let to =
+            [plan.network(Network::Nodes, *family), plan.network(Network::Client, *family), plan.all_pods(*family)];
         lines.extend(to.iter().map(|prefix| format!("route add {prefix} via {hub} dev {link}")));
     }
     lines
@@ -111,7 +116,9 @@ fn default_routes(plan: &Plan, network: Network) -> Vec<String> {
 
 fn pod_routes(plan: &Plan, node: u8) -> Vec<String> {
     let families = plan.families().iter();
-    families.map(|family| format!("route add {} via {}", plan.node_pods(node, *family), plan.node(node, *family).address)).collect()
+    families
+        .map(|family| format!("route add {} via {}", plan.node_pods(node, *family), plan.node(node, *family).address))
+        .collect()
 }
 
 #[cfg(test)]

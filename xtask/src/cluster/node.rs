@@ -13,7 +13,7 @@ use super::{
     config,
     parts::{Image, Program, Programs},
     places::{self, Daemon},
-    plan::{Place, Plan},
+    plan::{Place, Plan, zone},
     store::Store,
     wait::until,
 };
@@ -71,7 +71,8 @@ impl Materials<'_> {
             program: self.programs.path(Program::Containerd)?,
             arguments: vec!["--config=/etc/containerd.toml".to_owned()],
         };
-        let mut path = std::ffi::OsString::from(self.programs.path(Program::ContainerdShim)?.parent().unwrap_or(Path::new("/")));
+        let mut path =
+            std::ffi::OsString::from(self.programs.path(Program::ContainerdShim)?.parent().unwrap_or(Path::new("/")));
         path.push(":");
         path.push(crate::workspace::search_path());
         daemon.start(&[("PATH", &path)])
@@ -89,7 +90,7 @@ impl Materials<'_> {
                 "--kubeconfig=/etc/kubernetes/kubeconfig".to_owned(),
                 format!("--hostname-override={name}"),
                 format!("--node-ip={}", self.plan.node_ips(node)),
-                format!("--node-labels=topology.kubernetes.io/zone={}", self.plan.zone(node)),
+                format!("--node-labels=topology.kubernetes.io/zone={}", zone(node)),
                 "--v=2".to_owned(),
             ],
         };
@@ -103,7 +104,7 @@ impl Materials<'_> {
         // The socket lies in the node's own /run.
         let pid = fs::read_to_string(place.join("pid"))?;
         let socket = PathBuf::from(format!("/proc/{}/root/run/containerd/containerd.sock", pid.trim()));
-        until(&format!("containerd of n{node}"), Duration::from_secs(60), &log, || UnixStream::connect(&socket).is_ok())
+        until(&format!("containerd of n{node}"), Duration::from_mins(1), &log, || UnixStream::connect(&socket).is_ok())
     }
 }
 

@@ -1,11 +1,6 @@
 //! A cluster's certificates, made by openssl: a throw-away authority and one certificate for each who speaks TLS.
 
-use std::{
-    net::IpAddr,
-    path::Path,
-    process::Command,
-    thread,
-};
+use std::{net::IpAddr, path::Path, process::Command, thread};
 
 use anyhow::{Context, Result};
 
@@ -48,7 +43,8 @@ pub fn make(plan: &Plan, directory: &Path) -> Result<()> {
     output(&mut authority(directory))?;
     let subjects = subjects(plan);
     thread::scope(|scope| {
-        let calls: Vec<_> = subjects.iter().map(|one| scope.spawn(|| output(&mut certificate(directory, one)))).collect();
+        let calls: Vec<_> =
+            subjects.iter().map(|one| scope.spawn(|| output(&mut certificate(directory, one)))).collect();
         for (call, subject) in calls.into_iter().zip(&subjects) {
             let outcome = call.join().ok().context("openssl was lost").and_then(|result| result);
             outcome.with_context(|| format!("certificate of {}", subject.name))?;
@@ -65,15 +61,22 @@ fn subjects(plan: &Plan) -> Vec<Subject> {
         Subject::user("controller-manager", "system:kube-controller-manager", None),
         Subject::user("scheduler", "system:kube-scheduler", None),
     ];
-    subjects.extend(plan.nodes().map(|node| {
-        Subject::user(&format!("n{node}"), &format!("system:node:n{node}"), Some("system:nodes"))
-    }));
+    subjects.extend(
+        plan.nodes()
+            .map(|node| Subject::user(&format!("n{node}"), &format!("system:node:n{node}"), Some("system:nodes"))),
+    );
     subjects
 }
 
 fn api_server_names(plan: &Plan) -> Vec<String> {
     let addresses = [plan.api(), plan.kubernetes_service(), IpAddr::from([127, 0, 0, 1])];
-    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
     addresses.iter().map(|address| format!("IP:{address}")).chain(names.map(|name| format!("DNS:{name}"))).collect()
 }
 

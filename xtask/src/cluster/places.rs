@@ -43,10 +43,8 @@ pub fn start_all(plan: &Plan, files: &Path) -> Result<()> {
     let hierarchies = &Hierarchies::find()?;
     fs::write(files.join("place.sh"), SCRIPT)?;
     thread::scope(|scope| {
-        let starts: Vec<_> = plan
-            .places()
-            .map(|place| (place, scope.spawn(move || start(plan, files, place, hierarchies))))
-            .collect();
+        let starts: Vec<_> =
+            plan.places().map(|place| (place, scope.spawn(move || start(plan, files, place, hierarchies)))).collect();
         for (place, start) in starts {
             let outcome = start.join().ok().context("the thread was lost").and_then(|result| result);
             outcome.with_context(|| format!("starting {}", place.name()))?;
@@ -130,7 +128,12 @@ impl Daemon<'_> {
         // The daemon has a log of its own by the time that this ends.
         let output = command.stdin(Stdio::null()).output().with_context(|| self.program.display().to_string())?;
         if !output.status.success() {
-            bail!("{} in {}: {}", self.program.display(), self.place.name(), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "{} in {}: {}",
+                self.program.display(),
+                self.place.name(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(())
     }

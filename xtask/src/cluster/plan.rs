@@ -40,7 +40,8 @@ pub struct Plan {
     pub proxy: Proxy,
     /// Culvert's socket mode.
     pub sockets: Sockets,
-    nodes: u8,
+    /// How many nodes it has.
+    pub size: u8,
 }
 
 /// An address family.
@@ -110,13 +111,13 @@ impl Plan {
             cni: options.cni,
             proxy: options.proxy,
             sockets: options.sockets,
-            nodes: options.nodes,
+            size: options.nodes,
         }
     }
 
     /// The numbers of its nodes.
     pub fn nodes(&self) -> impl Iterator<Item = u8> + Clone + use<> {
-        1..=self.nodes
+        1..=self.size
     }
 
     /// All places.
@@ -155,11 +156,6 @@ impl Plan {
     /// The name of this machine's end of the link to the hub.
     pub fn machine_link(&self) -> String {
         format!("cvc{}", self.slot)
-    }
-
-    /// A node's zone.
-    pub fn zone(&self, node: u8) -> &'static str {
-        ZONES[usize::from(node - 1) % ZONES.len()]
     }
 
     fn at(&self, network: Network, host: u8, family: Family) -> Prefix {
@@ -270,6 +266,11 @@ impl Plan {
     }
 }
 
+/// A node's zone.
+pub fn zone(node: u8) -> &'static str {
+    ZONES[usize::from(node - 1) % ZONES.len()]
+}
+
 /// What all names of a cluster on this machine begin with.
 pub fn prefix(name: &Name) -> String {
     format!("cvc-{name}-")
@@ -338,8 +339,7 @@ pub mod tests {
 
     #[test]
     fn zones_have_as_many_nodes() {
-        let plan = plan(Families::V4);
-        let zones: Vec<_> = (1..=6).map(|node| plan.zone(node)).collect();
+        let zones: Vec<_> = (1..=6).map(zone).collect();
         assert_eq!(zones, ["zone-a", "zone-b", "zone-c", "zone-a", "zone-b", "zone-c"]);
     }
 

@@ -95,7 +95,8 @@ impl Store {
 }
 
 fn key(archives: &[Archive]) -> String {
-    let mut lines: Vec<String> = archives.iter().map(|archive| format!("{} {}", archive.name, archive.digest)).collect();
+    let mut lines: Vec<String> =
+        archives.iter().map(|archive| format!("{} {}", archive.name, archive.digest)).collect();
     lines.sort();
     let mut hasher = DefaultHasher::new();
     lines.hash(&mut hasher);
@@ -119,11 +120,13 @@ fn import_into(job: &mut Job, programs: &Programs, archives: &[Archive], root: &
     let socket = state.join("containerd.sock");
     let configuration = state.join("containerd.toml");
     let disabled = r#"["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]"#;
+    let (root, scratch, address) = (root.display(), state.join("state"), socket.display());
+    let scratch = scratch.display();
     fs::write(
         &configuration,
         format!(
-            "version = 3\nroot = {root:?}\nstate = {:?}\ndisabled_plugins = {disabled}\n[grpc]\naddress = {socket:?}\n",
-            state.join("state")
+            "version = 3\nroot = \"{root}\"\nstate = \"{scratch}\"\ndisabled_plugins = {disabled}\n\
+             [grpc]\naddress = \"{address}\"\n"
         ),
     )?;
     let log = state.join("log");

@@ -9,7 +9,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     Tests, addons, config, network,
@@ -25,9 +25,12 @@ use crate::{
     oci::Archive,
     setup,
     step::{Job, alone},
+    ui::say,
     workspace::Workspace,
 };
 
+/// Instances of inotify that clusters may need: some ten a node.
+const WATCHERS: u32 = 1024;
 /// Limit of a step once programs and images are there.
 const LIMIT: Duration = Duration::from_mins(5);
 
@@ -77,7 +80,10 @@ pub fn run(workspace: &Workspace, options: &Options, parts: &Parts) -> Result<Ex
         Ok(()) => entry.complete(),
         Err(error) => {
             // Its logs are what one wants to see now.
-            Err(error.context(format!("the logs are in {}; `cargo xtask cluster down --name {name}` removes all", entry.files.display())))
+            Err(error.context(format!(
+                "the logs are in {}; `cargo xtask cluster down --name {name}` removes all",
+                entry.files.display()
+            )))
         }
     }
 }
@@ -101,8 +107,20 @@ fn make_places(job: &mut Job, materials: &Materials, store: &Store) -> Result<()
     }
     job.note("network");
     network::create(plan)?;
+    allow_watches()?;
     job.note("namespaces");
     places::start_all(plan, files)
+}
+
+/// Every node's programs watch files, and Linux counts all of them as one user's.
+fn allow_watches() -> Result<()> {
+    let path = "/proc/sys/fs/inotify/max_user_instances";
+    let allowed: u32 = fs::read_to_string(path)?.trim().parse().context(path)?;
+    if allowed < WATCHERS {
+        fs::write(path, WATCHERS.to_string()).context(path)?;
+        say(&format!("      {path} is {WATCHERS} now, for {allowed} are too few"));
+    }
+    Ok(())
 }
 
 fn start(job: &mut Job, materials: &Materials) -> Result<()> {
@@ -119,7 +137,8 @@ fn start(job: &mut Job, materials: &Materials) -> Result<()> {
 fn join(job: &mut Job, materials: &Materials, parts: &Parts) -> Result<()> {
     let plan = materials.plan;
     let kubectl = materials.kubectl()?;
-    kubectl.apply(&config::list(plan.nodes().map(|node| config::node::object(plan, node)).collect()))?;
+    let objects: Vec<_> = plan.nodes().map(|node| config::node::object(plan, node)).collect();
+    kubectl.apply(&config::list(&objects))?;
     for node in plan.nodes().skip(1) {
         materials.await_runtime(node)?;
         materials.start_kubelet(node)?;

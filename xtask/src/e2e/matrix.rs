@@ -66,27 +66,27 @@ fn facts(workspace: &Workspace) -> Result<Vec<String>> {
 fn kubernetes_version(workspace: &Workspace) -> Result<String> {
     let path = workspace.root.join("tests/cluster/kubernetes/go.mod");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let version = text.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "));
+    let version =
+        text.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "));
     Ok(version.with_context(|| format!("{}: no k8s.io/kubernetes", path.display()))?.to_owned())
 }
 
 fn page(runs: &[(String, Results)], facts: &[String]) -> String {
-    let mut text = String::from(
-        "# Conformance\n\nWhat Kubernetes' own end-to-end tests say of Services, each as often as there are columns, without a second try.\n\
-         `cargo xtask e2e --matrix` writes this page. A column is named by proxy, address families, CNI and socket mode.\n\n",
-    );
-    for fact in facts {
-        text.push_str(&format!("- {fact}\n"));
-    }
-    text.push('\n');
-    for (title, results) in runs {
-        text.push_str(&format!("- {title}: {}\n", results.counts()));
-    }
-    text.push('\n');
-    text.push_str(&markdown(runs));
-    text.push('\n');
-    text
+    let mut lines = vec![INTRODUCTION.to_owned()];
+    lines.extend(facts.iter().map(|fact| format!("- {fact}")));
+    lines.push(String::new());
+    lines.extend(runs.iter().map(|(title, results)| format!("- {title}: {}", results.counts())));
+    lines.push(String::new());
+    lines.push(markdown(runs));
+    lines.join("\n") + "\n"
 }
+
+const INTRODUCTION: &str = "\
+# Conformance
+
+What Kubernetes' own end-to-end tests say of Services, each run once in each column. `cargo xtask e2e --matrix` writes this
+page. A column is named by proxy, address families, CNI and socket mode.
+";
 
 #[cfg(test)]
 mod tests {

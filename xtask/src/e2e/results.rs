@@ -74,9 +74,11 @@ impl Results {
                 _ => drop(found.insert(&spec.name, verdict)),
             }
         }
-        let missing = |name: &str| left_out(name).map_or(Verdict::Failed("it did not run".to_owned()), Verdict::Skipped);
+        let missing =
+            |name: &str| left_out(name).map_or(Verdict::Failed("it did not run".to_owned()), Verdict::Skipped);
         let verdict = |name: &String| found.remove(name.as_str()).unwrap_or_else(|| missing(name));
-        let mut rows: Vec<_> = wanted.iter().zip(wanted.iter().map(verdict)).map(|(name, one)| (name.clone(), one)).collect();
+        let mut rows: Vec<_> =
+            wanted.iter().zip(wanted.iter().map(verdict)).map(|(name, one)| (name.clone(), one)).collect();
         rows.extend(others);
         Self { rows }
     }
@@ -113,7 +115,8 @@ pub fn table(runs: &[(String, Results)]) -> String {
 /// The same as Markdown.
 pub fn markdown(runs: &[(String, Results)]) -> String {
     let titles: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
-    let mut lines = vec![format!("| spec | {} | why |", titles.join(" | ")), format!("|---|{}---|", "---|".repeat(runs.len()))];
+    let mut lines =
+        vec![format!("| spec | {} | why |", titles.join(" | ")), format!("|---|{}---|", "---|".repeat(runs.len()))];
     for (name, cells, why) in merged(runs) {
         let text = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
         lines.push(format!("| {} | {} | {} |", text(&name), cells.join(" | "), text(&why)));

@@ -66,8 +66,7 @@ pub fn run(job: &mut Job, cluster: &cluster::Up, selection: &Selection, title: &
 fn report(path: &Path, outcome: Result<()>) -> Result<Vec<Spec>> {
     match (junit::read(path), outcome) {
         (Ok(specs), _) => Ok(specs),
-        (Err(_), Err(error)) => Err(error),
-        (Err(error), Ok(())) => Err(error),
+        (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
     }
 }
 

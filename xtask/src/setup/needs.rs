@@ -99,8 +99,14 @@ pub const COMMON: &[Need] = &[
 ];
 
 /// Needed for test clusters, beside what is needed everywhere.
-pub const CLUSTER: &[Need] =
-    &[command("runc", "runc"), command("tini", "tini"), command("openssl", "openssl"), command("bash", "bash"), command("ss", "iproute2"), command("ldd", "libc-bin")];
+pub const CLUSTER: &[Need] = &[
+    command("runc", "runc"),
+    command("tini", "tini"),
+    command("openssl", "openssl"),
+    command("bash", "bash"),
+    command("ss", "iproute2"),
+    command("ldd", "libc-bin"),
+];
 
 /// Needed for test clusters where no Go is: one that can fetch the right one.
 pub const GO: &[Need] = &[command("go", "golang-go")];

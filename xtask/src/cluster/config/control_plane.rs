@@ -109,7 +109,9 @@ mod tests {
     fn the_api_server_speaks_the_primary_family() {
         let plan = plan(Families::V6);
         let arguments = api_server(&plan, Path::new("/pki"));
-        for expected in ["--bind-address=::", "--etcd-servers=http://[fd00:c1:3:1::1]:2379", "--client-ca-file=/pki/ca.crt"] {
+        for expected in
+            ["--bind-address=::", "--etcd-servers=http://[fd00:c1:3:1::1]:2379", "--client-ca-file=/pki/ca.crt"]
+        {
             assert!(arguments.iter().any(|argument| argument == expected), "{expected}");
         }
     }

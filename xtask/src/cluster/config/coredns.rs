@@ -38,7 +38,7 @@ pub fn objects(plan: &Plan, image: &str) -> Value {
     }));
     items.push(service(plan));
     items.push(deployment(image));
-    list(items)
+    list(&items)
 }
 
 fn service(plan: &Plan) -> Value {

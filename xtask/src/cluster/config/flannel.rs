@@ -15,7 +15,7 @@ pub fn objects(plan: &Plan, image: &str, plugin: &str) -> Value {
     ]});
     let subject = json!([{"kind": "ServiceAccount", "name": "flannel", "namespace": NAMESPACE}]);
     let metadata = json!({"name": "flannel", "namespace": NAMESPACE});
-    list(vec![
+    list(&[
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": NAMESPACE,
             "labels": {"pod-security.kubernetes.io/enforce": "privileged"},

@@ -28,13 +28,12 @@ pub fn objects(plan: &Plan, image: &str, mode: &str) -> Value {
         "data": {"config": configuration.to_string(), "kubeconfig": kubeconfig.to_string()},
     }));
     items.push(daemon_set(image));
-    list(items)
+    list(&items)
 }
 
 fn daemon_set(image: &str) -> Value {
     let labels = json!({"k8s-app": "kube-proxy"});
-    let command =
-        ["kube-proxy", "--config=/etc/kube-proxy/config", "--hostname-override=$(NODE)", "--v=2"];
+    let command = ["kube-proxy", "--config=/etc/kube-proxy/config", "--hostname-override=$(NODE)", "--v=2"];
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",

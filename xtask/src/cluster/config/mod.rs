@@ -44,7 +44,7 @@ pub fn pod_kubeconfig(server: &str) -> Value {
 }
 
 /// Objects as one `List`.
-pub fn list(items: Vec<Value>) -> Value {
+pub fn list(items: &[Value]) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{
     options::Cni,
-    plan::{Family, Plan},
+    plan::{Family, Plan, zone},
 };
 
 /// The image that holds a pod's namespaces.
@@ -87,7 +87,7 @@ pub fn object(plan: &Plan, node: u8) -> Value {
         "kind": "Node",
         "metadata": {
             "name": format!("n{node}"),
-            "labels": {"topology.kubernetes.io/zone": plan.zone(node), "topology.kubernetes.io/region": "region"},
+            "labels": {"topology.kubernetes.io/zone": zone(node), "topology.kubernetes.io/region": "region"},
         },
         "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
     })
@@ -95,11 +95,8 @@ pub fn object(plan: &Plan, node: u8) -> Value {
 
 /// The configuration of a node's pod network: name of the file and content. None if the network writes it itself.
 pub fn cni(plan: &Plan, node: u8) -> Option<(&'static str, Value)> {
-    let ranges: Vec<Value> = plan
-        .families()
-        .iter()
-        .map(|family| json!([{"subnet": plan.node_pods(node, *family).to_string()}]))
-        .collect();
+    let ranges: Vec<Value> =
+        plan.families().iter().map(|family| json!([{"subnet": plan.node_pods(node, *family).to_string()}])).collect();
     let routes: Vec<Value> = plan.families().iter().map(|family| json!({"dst": everywhere(*family)})).collect();
     let ipam = json!({"type": "host-local", "ranges": ranges, "routes": routes});
     let main = match plan.cni {
