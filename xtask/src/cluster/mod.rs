@@ -115,7 +115,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 fn up(workspace: &Workspace, options: &Options) -> Result<()> {
     let cluster = bring_up(workspace, options, Tests::Without)?;
     say(&format!("      export KUBECONFIG={}", cluster.kubeconfig().display()));
-    Ok(())
+    cluster.keep()
 }
 
 /// Whether upstream's tests will be run on a cluster.
@@ -129,7 +129,7 @@ pub enum Tests {
 
 /// A cluster that is up.
 pub struct Up {
-    existing: registry::Existing,
+    entry: registry::Entry,
     /// Its programs.
     pub programs: parts::Programs,
 }
@@ -137,17 +137,30 @@ pub struct Up {
 impl Up {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        control_plane::kubeconfig(&self.existing.files)
+        control_plane::kubeconfig(&self.entry.files)
     }
 
     /// How many nodes it has.
     pub fn nodes(&self) -> usize {
-        self.existing.plan.nodes().count()
+        self.entry.plan.nodes().count()
     }
 
     /// A command outside of the nodes' network, behind a router.
     pub fn outside(&self, program: &Path) -> Command {
-        places::enter(&self.existing.files, plan::Place::Client, program)
+        places::enter(&self.entry.files, plan::Place::Client, program)
+    }
+
+    /// Leaves it until somebody removes it. Otherwise it does not outlive this run for long.
+    pub fn keep(self) -> Result<()> {
+        self.entry.keep()
+    }
+
+    /// Removes it with everything that it has on this machine.
+    pub fn remove(self) -> Result<()> {
+        let (name, started) = (self.entry.plan.name.clone(), Instant::now());
+        self.entry.remove()?;
+        say(&format!("      cluster {name} is removed ({})", clock(started.elapsed())));
+        Ok(())
     }
 }
 
@@ -160,13 +173,12 @@ pub fn bring_up(workspace: &Workspace, options: &Options, tests: Tests) -> Resul
     setup::cluster(workspace)?;
     let parts = up::Parts::prepare(workspace, options, tests)?;
     let started = Instant::now();
-    let existing = up::run(workspace, options, &parts)?;
+    let entry = up::run(workspace, options, &parts)?;
     say(&format!("      cluster {} is up after {}", options.name, clock(started.elapsed())));
-    Ok(Up { existing, programs: parts.programs })
+    Ok(Up { entry, programs: parts.programs })
 }
 
-/// Removes a cluster with everything that it has on this machine.
-pub fn down(name: &Name) -> Result<()> {
+fn down(name: &Name) -> Result<()> {
     let started = Instant::now();
     let was = if registry::remove(name)? { "is removed" } else { "does not exist" };
     say(&format!("      cluster {name} {was} ({})", clock(started.elapsed())));

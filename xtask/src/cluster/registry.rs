@@ -1,8 +1,8 @@
 //! What clusters exist on this machine, and how they go away again.
 //!
 //! Each has a directory `/run/culvert-cluster/NAME` with its options, its slot and where its files are. Everything else
-//! that it has on this machine (namespaces, cgroups, its link) begins with its prefix. While one is made or removed, a
-//! lock on its directory is held; one that is not complete and not locked was left by a killed run, and is swept.
+//! that it has on this machine (namespaces, cgroups, its link) begins with its prefix. The run that makes, uses or removes
+//! one holds a lock on its directory; one that is neither complete nor locked was left by a killed run, and is swept.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -58,10 +58,15 @@ impl Entry {
         Ok(Self { plan: Plan::new(options, slot), files, directory, _lock: lock })
     }
 
-    /// The cluster is complete, and stays until somebody removes it.
-    pub fn complete(self) -> Result<Existing> {
-        fs::write(self.directory.join("complete"), "")?;
-        Ok(Existing { plan: self.plan, files: self.files })
+    /// The cluster stays until somebody removes it. Without this, it goes when the next run finds its owner gone.
+    pub fn keep(self) -> Result<()> {
+        let path = self.directory.join("complete");
+        fs::write(&path, "").with_context(|| path.display().to_string())
+    }
+
+    /// Removes the cluster.
+    pub fn remove(self) -> Result<()> {
+        remove_locked(&self.plan.name, &self.directory)
     }
 }
 
@@ -81,10 +86,9 @@ pub struct Existing {
     pub files: PathBuf,
 }
 
-/// The complete cluster of that name.
+/// The cluster of that name.
 pub fn find(name: &Name) -> Result<Existing> {
-    let alive = |one: &Existing| complete(&one.plan.name) && runs(&one.plan);
-    let found = all()?.into_iter().find(|one| one.plan.name == *name).filter(alive);
+    let found = all()?.into_iter().find(|one| one.plan.name == *name && runs(&one.plan));
     found.with_context(|| format!("there is no cluster {name}; `cargo xtask cluster up --name {name}` makes it"))
 }
 
@@ -108,7 +112,7 @@ pub fn remove(name: &Name) -> Result<bool> {
     if !directory.exists() {
         return Ok(false);
     }
-    let Some(_lock) = lock(&directory)? else { bail!("cluster {name} is being made or removed") };
+    let Some(_lock) = lock(&directory)? else { bail!("cluster {name} is being made, used or removed by another run") };
     remove_locked(name, &directory)?;
     Ok(true)
 }

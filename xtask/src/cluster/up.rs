@@ -17,7 +17,7 @@ use super::{
     options::{Cni, Options, Proxy},
     parts::{self, Image, Program, Programs},
     pki, places,
-    registry::{Entry, Existing},
+    registry::Entry,
     store::Store,
 };
 use crate::{
@@ -72,12 +72,12 @@ impl Parts {
 }
 
 /// Makes a cluster. Whatever a failed or interrupted one leaves is removed by the next run.
-pub fn run(workspace: &Workspace, options: &Options, parts: &Parts) -> Result<Existing> {
+pub fn run(workspace: &Workspace, options: &Options, parts: &Parts) -> Result<Entry> {
     let store = alone(workspace, "image store", LIMIT, |job| Store::prepare(job, &parts.programs, &parts.images))?;
     let entry = Entry::open(options, &workspace.cache.join("clusters"))?;
     let name = options.name.clone();
     match build(workspace, &entry, parts, &store) {
-        Ok(()) => entry.complete(),
+        Ok(()) => Ok(entry),
         Err(error) => {
             // Its logs are what one wants to see now.
             Err(error.context(format!(

@@ -102,8 +102,10 @@ fn one(workspace: &Workspace, arguments: &Arguments, options: &Options) -> Resul
         job.report(&results.counts().to_string());
         Ok(results)
     });
-    if !arguments.keep {
-        cluster::down(&options.name)?;
+    if arguments.keep {
+        cluster.keep()?
+    } else {
+        cluster.remove()?
     }
     let results = outcome?;
     if results.counts() == Counts::default() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// What Kubernetes asserts of Services and of what serves them.
-const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT|KubeProxy|DNS|Networking Granular Checks: (Services|Pods)|Networking should check kube-proxy urls)\b";
+const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT|KubeProxy|Networking Granular Checks: (Services|Pods)|Networking should check kube-proxy urls)\b";
 /// The same for clusters with two families.
 const DUAL_STACK: &str = r"\[sig-network\] \[Feature:IPv6DualStack\]";
 

@@ -102,6 +102,7 @@ pub const COMMON: &[Need] = &[
 pub const CLUSTER: &[Need] = &[
     command("runc", "runc"),
     command("tini", "tini"),
+    command("wget", "wget"),
     command("openssl", "openssl"),
     command("bash", "bash"),
     command("ss", "iproute2"),

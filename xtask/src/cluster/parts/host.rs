@@ -36,6 +36,8 @@ const TOOLS: &[&str] = &[
     "ping",
     "ps",
     "ss",
+    // busybox' is linked statically, and the resolver of such a program does not survive another C library beside it.
+    "wget",
 ];
 
 /// Users that files and processes of tests name; the second is what agnhost's image has.
