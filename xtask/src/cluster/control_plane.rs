@@ -37,11 +37,15 @@ impl Materials<'_> {
         Ok(())
     }
 
-    /// Starts what waits for the API server.
-    pub fn start_control_plane(&self) -> Result<()> {
+    /// Starts etcd.
+    pub fn start_etcd(&self) -> Result<()> {
         let etcd = find_program("etcd").context("no etcd")?;
         let data = places::directory(self.files, Place::Hub).join("etcd");
-        self.hub(&etcd, config::control_plane::etcd(self.plan, &data))?;
+        self.hub(&etcd, config::control_plane::etcd(self.plan, &data))
+    }
+
+    /// Starts what works by the API server, once that is ready: the controller manager ends if it has to wait.
+    pub fn start_controllers(&self) -> Result<()> {
         let kubeconfig = |user: &str| self.files.join(format!("{user}.kubeconfig"));
         let manager = config::control_plane::controller_manager(&self.pki(), &kubeconfig("controller-manager"));
         self.hub(self.programs.path(Program::KubeControllerManager)?, manager)?;

@@ -1,8 +1,8 @@
 //! How a cluster comes up.
 //!
 //! ```text
-//!  certificates ─┐                      ┌ etcd, controller manager, scheduler
-//!  namespaces ───┼─ files ── places ────┤                                        objects ── all nodes ready
+//!  certificates ─┐                      ┌ etcd
+//!  namespaces ───┼─ files ── places ────┤                                        controllers, objects ── all nodes ready
 //!  images ───────┘                      └ n1: containerd, kubelet ── API server ─┤
 //!                                         n2...: containerd ── kubelet ──────────┘
 //! ```
@@ -124,14 +124,15 @@ fn allow_watches() -> Result<()> {
 }
 
 fn start(job: &mut Job, materials: &Materials) -> Result<()> {
-    materials.start_control_plane()?;
+    materials.start_etcd()?;
     for node in materials.plan.nodes() {
         materials.start_runtime(node)?;
     }
     job.note("waiting for the API server, a pod of the first node");
     materials.await_runtime(1)?;
     materials.start_kubelet(1)?;
-    materials.await_api_server()
+    materials.await_api_server()?;
+    materials.start_controllers()
 }
 
 fn join(job: &mut Job, materials: &Materials, parts: &Parts) -> Result<()> {
