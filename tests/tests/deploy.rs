@@ -40,7 +40,7 @@ fn matrix() -> Vec<Value> {
             "seccompProfile": {"type": "Localhost", "localhostProfile": "culvert.json"}}),
         json!({"image": {"digest": format!("sha256:{}", "0".repeat(64))}, "updateStrategy": {"maxUnavailable": "10%"},
             "podLabels": {"k8s-app": "kube-proxy"}, "podAnnotations": {"a": "b"}, "terminationGracePeriodSeconds": 30,
-            "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}, "extraArgs": ["--log-level=debug"],
+            "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}, "extraArgs": ["--trace-datapath"],
             "nodeSelector": {"pool": "a"}, "tolerations": [{"key": "a", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}}}),

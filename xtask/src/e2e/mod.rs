@@ -103,9 +103,9 @@ fn one(workspace: &Workspace, arguments: &Arguments, options: &Options) -> Resul
         Ok(results)
     });
     if arguments.keep {
-        cluster.keep()?
+        cluster.keep()?;
     } else {
-        cluster.remove()?
+        cluster.remove()?;
     }
     let results = outcome?;
     if results.counts() == Counts::default() {

@@ -20,7 +20,7 @@ pub fn environment(job: &mut Job) -> Result<Vec<(&'static str, String)>> {
     setup::cluster(job.workspace)?;
     let programs = programs(job, PROGRAMS)?;
     let path = |program| programs.path(program).map(|path| path.display().to_string());
-    let directory = |program: &Program| Ok(programs.path(*program)?.parent().context("a program in no directory")?);
+    let directory = |program: &Program| programs.path(*program)?.parent().context("a program in no directory");
     let directories = PROGRAMS.iter().map(directory).collect::<Result<Vec<&Path>>>()?;
     Ok(vec![
         ("CULVERT_KUBERNETES", std::env::join_paths(directories)?.to_string_lossy().into_owned()),

@@ -31,12 +31,9 @@ pub async fn write(client: &Client, node: &str, post: &Post, now: Timestamp) -> 
     let Some(uid) = settled(uid(client, &place, object).await)? else { return Ok(Outcome::Dropped) };
     let name = name(&post.condition, node, &uid);
     let events = Request::new(format!("/apis/events.k8s.io/v1/namespaces/{}/events", place.events_in));
-    if post.count > 1 {
-        match settled(count(client, &events, &name, post.count, now).await)? {
-            Some(()) => return Ok(Outcome::Written),
-            // The event is forgotten by now: it is written anew.
-            None => {}
-        }
+    // One that is forgotten by now is written anew.
+    if post.count > 1 && settled(count(client, &events, &name, post.count, now).await)?.is_some() {
+        return Ok(Outcome::Written);
     }
     let event = event(&post.condition, &place, node, &name, &uid, now);
     let body = serde_json::to_vec(&event).map_err(Error::SerdeError)?;

@@ -159,23 +159,20 @@ impl Access {
 
     /// The configuration with the credentials; its server is one of several.
     async fn config(&self) -> Result<Config, AccessError> {
-        match &self.settings.kubeconfig {
-            Some(path) => {
-                let failed = |error| AccessError::Kubeconfig { path: path.clone(), error };
-                let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
-            }
-            None => {
-                let account = Path::new(SERVICE_ACCOUNT);
-                let kubeconfig = in_cluster(account, &environment());
-                let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-                let mut config = config.map_err(AccessError::ServiceAccount)?;
-                // Then it is read again as it rotates; the token is anyway.
-                config.root_cert_file = Some(account.join("ca.crt"));
-                // A proxy for the world outside is none for the API server of this cluster.
-                config.proxy_url = None;
-                Ok(config)
-            }
+        if let Some(path) = &self.settings.kubeconfig {
+            let failed = |error| AccessError::Kubeconfig { path: path.clone(), error };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
+        } else {
+            let account = Path::new(SERVICE_ACCOUNT);
+            let kubeconfig = in_cluster(account, &environment());
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+            let mut config = config.map_err(AccessError::ServiceAccount)?;
+            // Then it is read again as it rotates; the token is anyway.
+            config.root_cert_file = Some(account.join("ca.crt"));
+            // A proxy for the world outside is none for the API server of this cluster.
+            config.proxy_url = None;
+            Ok(config)
         }
     }
 
@@ -323,7 +320,6 @@ mod tests {
             servers: vec!["http://127.0.0.1:2".into(), "nonsense".into()],
             kubeconfig: Some(kubeconfig(dir.path(), "http://127.0.0.1:1")),
             state: dir.path().join("state"),
-            ..Settings::default()
         };
         let access = Access::new(settings);
         let (server, _) = access.client().await.unwrap();

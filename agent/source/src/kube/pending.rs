@@ -47,12 +47,11 @@ impl Pending {
                     Change::Upsert(object) => object.id(),
                     Change::Remove(id) => id.clone(),
                 };
-                match self.places.get(&id) {
-                    Some(&place) => self.changes[place] = change,
-                    None => {
-                        self.places.insert(id, self.changes.len());
-                        self.changes.push(change);
-                    }
+                if let Some(&place) = self.places.get(&id) {
+                    self.changes[place] = change;
+                } else {
+                    self.places.insert(id, self.changes.len());
+                    self.changes.push(change);
                 }
             }
             News::Listed(kind) => {
@@ -176,7 +175,9 @@ mod tests {
     fn an_object_that_could_never_be_read_holds_back_completeness() {
         let mut pending = Pending::default();
         pending.take(News::Unreadable(Kind::Service, vec![Fault::new("broken")]));
-        KINDS.into_iter().for_each(|kind| pending.take(News::Listed(kind)));
+        for kind in KINDS {
+            pending.take(News::Listed(kind));
+        }
         assert_eq!(pending.batch().progress, Progress::Partial);
         pending.take(News::Unreadable(Kind::Service, vec![]));
         assert_eq!(pending.batch().progress, Progress::Complete);

@@ -31,7 +31,7 @@ use crate::fault::Fault;
 use crate::object::{Change, Id, Kind, Object};
 
 /// The server ends a watch after so long, and a random part more (kube's limit is 295 s).
-const WATCH: Duration = Duration::from_secs(240);
+const WATCH: Duration = Duration::from_mins(4);
 const WATCH_MORE: Duration = Duration::from_secs(50);
 /// A watch on which nothing is heard for so long is dead: the server sends bookmarks every minute.
 const SILENCE: Duration = Duration::from_secs(150);

@@ -154,8 +154,11 @@ impl Servers {
             return None;
         }
         self.remembered = wanted;
-        let lines: String = self.remembered.iter().map(|server| format!("{server}\n")).collect();
-        Some(HEADING.to_owned() + &lines)
+        let mut text = HEADING.to_owned();
+        for server in &self.remembered {
+            text.extend([&server.to_string(), "\n"]);
+        }
+        Some(text)
     }
 }
 
@@ -289,7 +292,7 @@ mod tests {
         let text = "# comment\n\nhttps://\nhttps://[::1\nnonsense https://x\nhttps://b:1 name more\n\u{0}\n";
         let servers = Servers::new(vec![], true, text);
         assert_eq!(servers.candidates(), [Server { url: "https://b:1".into(), name: Some("name".into()) }]);
-        let many: String = (0..100).map(|i| format!("https://h{i}:1\n")).collect();
+        let many = (0..100).map(|i| format!("https://h{i}:1")).collect::<Vec<_>>().join("\n");
         assert_eq!(Servers::new(vec![], true, &many).candidates().len(), REMEMBERED);
     }
 }
