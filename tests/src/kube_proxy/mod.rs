@@ -114,6 +114,7 @@ pub fn link(host: &Place) -> Result<()> {
 }
 
 /// Rules of others: the kubelet's, kube-router's, a portmap's, an administrator's, some of whose names begin as kube-proxy's do.
+/// None stops what a host says to itself.
 pub const OTHERS: &str = "\
 *mangle
 :PREROUTING ACCEPT [7:700]
@@ -132,8 +133,8 @@ COMMIT
 [2:20] -A INPUT -m comment --comment \"kube-router netpol\" -j KUBE-ROUTER-INPUT
 [3:30] -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 [4:40] -A OUTPUT -j KUBE-FIREWALL
-[5:50] -A KUBE-FIREWALL -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
-[6:60] -A KUBE-ROUTER-INPUT -j KUBE-POD-FW-ABCDEFGHIJKLMNOP
+[5:50] -A KUBE-FIREWALL -p tcp -m tcp --dport 9 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+[6:60] -A KUBE-ROUTER-INPUT -p tcp -m tcp --dport 9 -j KUBE-POD-FW-ABCDEFGHIJKLMNOP
 [7:70] -A KUBE-POD-FW-ABCDEFGHIJKLMNOP
 [8:80] -A KUBE-POD-FW-ABCDEFGHIJKLMNOP -m limit --limit 5/min -j LOG
 [81:810] -A KUBE-POD-FW-ABCDEFGHIJKLMNOP -m recent --rcheck --seconds 60 --name mine --mask MASK --rsource -j RETURN
