@@ -155,8 +155,11 @@ COMMIT
 COMMIT
 ";
 
-/// What they add later.
+/// What they add later. It touches all tables that kube-proxy does: iptables' own restoring resets counters of policies.
 pub const LATER: &str = "\
+*mangle
+:LATER - [0:0]
+COMMIT
 *filter
 :LATER - [0:0]
 [31:310] -A INPUT -p tcp -m tcp --dport 22 -g LATER
