@@ -27,7 +27,8 @@ fn what_kube_proxy_itself_writes_goes() -> Result<()> {
     let addresses = r#"{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.11"},{"type":"InternalIP","address":"fd00:11::11"}]}}"#;
     api.kubectl(&format!("patch node n1 --subresource=status --type=merge -p {addresses}"), "")?;
     for host in [&host, &twin] {
-        others(host, OTHERS)?;
+        // kube-proxy does not suffer this name beside it, and cannot get rid of it either.
+        others(host, &OTHERS.replace("KUBE-SVC-MINE", "SVC-MINE"))?;
         foreign_table(host)?;
     }
     let expected = bare(&everything(&twin)?);
