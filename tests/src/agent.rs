@@ -219,16 +219,13 @@ impl Agent {
 fn launch(host: &Place, node: &str, paths: &Paths, options: &Options) -> Result<Process> {
     let mut command = privileged(&options.binary);
     command.arg("agent").arg("--node").arg(node);
-    match &options.kubeconfig {
-        Some(path) => {
-            let state = paths.socket.with_extension("state");
-            command.args(["--source", "kube"]).arg("--kubeconfig").arg(path).arg("--state-dir").arg(state);
-        }
-        None => {
-            let mut source = std::ffi::OsString::from("dir:");
-            source.push(&paths.manifests);
-            command.arg("--source").arg(source);
-        }
+    if let Some(path) = &options.kubeconfig {
+        let state = paths.socket.with_extension("state");
+        command.args(["--source", "kube"]).arg("--kubeconfig").arg(path).arg("--state-dir").arg(state);
+    } else {
+        let mut source = std::ffi::OsString::from("dir:");
+        source.push(&paths.manifests);
+        command.arg("--source").arg(source);
     }
     command.arg("--cgroup").arg(host.cgroup()).arg("--bpffs").arg(&paths.bpffs);
     command.arg("--api-socket").arg(&paths.socket).args(["--allow-external-ips", EXTERNAL]);

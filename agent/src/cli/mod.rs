@@ -376,6 +376,7 @@ pub enum MonitorOutput {
 
 /// `culvert cleanup`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch
 pub struct CleanupArgs {
     /// The node's bpf file system
     #[arg(long, value_name = "PATH", default_value = BPFFS)]
