@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
 const EVENTS: &str = "/api/v1/namespaces/shop/events";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// The lab with an API server outside of the nodes, and an agent on n1.
 struct Stage {
