@@ -20,7 +20,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
 /// How long anything may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// How long one listens for what must not come.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -77,7 +77,7 @@ impl Stage {
         });
         let done = work(self, &mut Listener::new(receiver));
         drop(end);
-        thread.join().expect("the source's thread")?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         done
     }
 }
