@@ -1,10 +1,10 @@
 //! How a cluster comes up.
 //!
 //! ```text
-//!  certificates ─┐                      ┌ etcd
-//!  namespaces ───┼─ files ── places ────┤                                        controllers, objects ── all nodes ready
-//!  images ───────┘                      └ n1: containerd, kubelet ── API server ─┤
-//!                                         n2...: containerd ── kubelet ──────────┘
+//!  certificates ─┐                    ┌ etcd
+//!  namespaces ───┼─ files ── places ──┤                                        controllers
+//!  images ───────┘                    └ n1: containerd, kubelet ── API server ─┤ add-ons ── all nodes ready
+//!                                       n2...: containerd ── kubelet ──────────┘
 //! ```
 
 use std::{fs, time::Duration};
