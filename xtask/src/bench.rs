@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
     setup,
@@ -26,7 +26,33 @@ pub struct Arguments {
 enum Bench {
     /// Nanoseconds a packet, program by program; `connect()` with and without the socket programs; connections/s and
     /// throughput through a `ClusterIP` and a `NodePort`
-    Path,
+    Path {
+        /// Measure only these parts
+        #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
+        only: Vec<Part>,
+    },
+}
+
+/// Parts of `bench path`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    /// Nanoseconds a packet
+    Packets,
+    /// Nanoseconds a `connect()`
+    Connects,
+    /// Connections a second, and throughput
+    Rates,
+}
+
+impl Part {
+    /// Its name on the benchmark's command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Packets => "packets",
+            Self::Connects => "connects",
+            Self::Rates => "rates",
+        }
+    }
 }
 
 /// Time that one call of cargo may take.
@@ -34,7 +60,7 @@ const LIMIT: Duration = Duration::from_mins(25);
 
 /// Runs a benchmark.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let Bench::Path = arguments.bench;
+    let Bench::Path { only } = &arguments.bench;
     setup::run(workspace)?;
     let artifacts = alone(workspace, "build", LIMIT, test::build_programs)?;
     let object = artifacts.kernel_object()?;
@@ -45,6 +71,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         .env("CULVERT_BIN", artifacts.binary("culvert")?)
         .env("CULVERT_SHIM_OBJECT", object.with_file_name("shim.o"))
         .env("CULVERT_EBPF_OBJECT", object);
-    let status = bench.arg("path").status().context("cannot start the benchmark")?;
+    bench.arg("path").args(only.iter().map(|part| part.name()));
+    let status = bench.status().context("cannot start the benchmark")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -21,6 +21,9 @@ use crate::topology::{PodLinks, cluster_ip};
 
 /// Where the backends of this benchmark listen.
 const TARGET: u16 = 9_000;
+/// Where they listen for those who ask without a Service: a flow and a connection beside it may not have the same
+/// addresses and ports, see docs/DATAPATH.md, "Beside a flow".
+const DIRECT: u16 = 9_001;
 /// How long one measurement of one case takes.
 const TIME: Duration = Duration::from_secs(1);
 
@@ -80,7 +83,8 @@ fn stage(mode: SocketMode) -> Result<Stage> {
     };
     let services = [service("near", 1, "n1", &scenery.cast.a), service("far", 2, "n2", &scenery.cast.c)];
     for pod in [&scenery.cast.a, &scenery.cast.c] {
-        serve(pod)?;
+        serve(pod, TARGET)?;
+        serve(pod, DIRECT)?;
     }
     scenery.start(&Options::new(mode)?, &services)
 }
@@ -91,18 +95,18 @@ fn cases(stage: &Stage, mode: &str) -> Vec<(String, Place, SocketAddr)> {
     let node = |n| cast.n1.socket(Family::V4, node_port(n));
     let mut cases = vec![(format!("pod to ClusterIP, sockets {mode}"), cast.p.clone(), cluster(1))];
     if mode == "all" {
-        cases.push(("pod to pod, no Service".to_owned(), cast.p.clone(), cast.a.socket(Family::V4, TARGET)));
+        cases.push(("pod to pod, no Service".to_owned(), cast.p.clone(), cast.a.socket(Family::V4, DIRECT)));
         return cases;
     }
-    cases.push(("client to pod, no Service".to_owned(), client.clone(), cast.a.socket(Family::V4, TARGET)));
+    cases.push(("client to pod, no Service".to_owned(), client.clone(), cast.a.socket(Family::V4, DIRECT)));
     cases.push(("client to NodePort, backend here".to_owned(), client.clone(), node(1)));
     cases.push(("client to NodePort, backend there".to_owned(), client.clone(), node(2)));
     cases
 }
 
 /// Serves on a thread that ends with the process: a byte is answered with a byte, whatever comes after is swallowed.
-fn serve(place: &Place) -> Result<()> {
-    let address = place.socket(Family::V4, TARGET);
+fn serve(place: &Place, port: u16) -> Result<()> {
+    let address = place.socket(Family::V4, port);
     let listener = place.run(|| TcpListener::bind(address).with_context(|| address.to_string()))?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

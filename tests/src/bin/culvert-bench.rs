@@ -8,10 +8,18 @@ use culvert_tests::bench::{
     path::{self, Effort},
 };
 
+type Part = fn() -> Result<()>;
+
+/// `culvert-bench path [PART...]`: all parts, or those that are named.
 fn main() -> Result<()> {
-    packets()?;
-    connects()?;
-    rates()
+    let parts: [(&str, Part); 3] = [("packets", packets), ("connects", connects), ("rates", rates)];
+    let wanted: Vec<String> = std::env::args().skip(2).collect();
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            part()?;
+        }
+    }
+    Ok(())
 }
 
 /// Nanoseconds a packet.
