@@ -19,7 +19,10 @@ const CORE: &[(&str, &[&str])] = &[
     ("socket_hooks", &[]),
     ("routing", &["a_load_is_accounted_for_to_the_last_request"]),
     ("links", &[]),
-    ("kube_proxy", &[]),
+    (
+        "kube_proxy",
+        &["it_waits_for_connections_that_netfilter_translates", "nothing_breaks_where_others_translate_too"],
+    ),
     ("ipvs", &[]),
     ("services", &["bridged_pods_host_sockets_behind_a_firewall_beside_the_bridge", "routed_pods_all_sockets"]),
 ];
