@@ -75,6 +75,8 @@ pub fn kubelet(plan: &Plan, authority: &Path, resolv_conf: &Path) -> Value {
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "serializeImagePulls": false,
+        // How soon a deleted mirror pod is back: upstream waits for the API server's.
+        "syncFrequency": "10s",
         "registerWithTaints": [],
     })
 }
