@@ -21,7 +21,11 @@ const CORE: &[(&str, &[&str])] = &[
     ("links", &[]),
     (
         "kube_proxy",
-        &["it_waits_for_connections_that_netfilter_translates", "nothing_breaks_where_others_translate_too"],
+        &[
+            "it_refuses_while_kube_proxy_runs_or_nobody_serves",
+            "it_waits_for_connections_that_netfilter_translates",
+            "nothing_breaks_where_others_translate_too",
+        ],
     ),
     ("ipvs", &[]),
     ("services", &["bridged_pods_host_sockets_behind_a_firewall_beside_the_bridge", "routed_pods_all_sockets"]),
