@@ -403,7 +403,7 @@ impl Lab {
         let [first, second] = [0, 1].map(|node: usize| &self.nodes[node].host);
         for host in [first, second] {
             let key = sh("wg genkey")?;
-            let mut command = shell::split(&format!("wg set over0 listen-port {PORT} private-key /dev/stdin"));
+            let mut command = shell::split(&format!("wg set over0 listen-port {PORT} private-key /proc/self/fd/0"));
             host.run(|| shell::feed(&mut command, &key))?;
         }
         for (host, other) in [(first, second), (second, first)] {
