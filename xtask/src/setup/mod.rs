@@ -59,6 +59,11 @@ pub fn image(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::IMAGE)
 }
 
+/// Installs what `cargo check` for aarch64 needs beside what everything needs.
+pub fn aarch64(workspace: &Workspace) -> Result<()> {
+    install_packages(workspace, needs::AARCH64)
+}
+
 /// Installs what is missing.
 pub fn run(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::COMMON)?;

@@ -64,6 +64,7 @@ pub const COMMON: &[Need] = &[
     command("ipset", "ipset"),
     command("ipvsadm", "ipvsadm"),
     command("nfacct", "nfacct"),
+    // Certificates for an API server.
     command("openssl", "openssl"),
     command("conntrack", "conntrack"),
     command("ethtool", "ethtool"),
@@ -78,8 +79,6 @@ pub const COMMON: &[Need] = &[
     command("dnsmasq", "dnsmasq-base"),
     // Clients and measures.
     command("curl", "curl"),
-    // Certificates for an API server.
-    command("openssl", "openssl"),
     command("nc", "netcat-openbsd"),
     command("dig", "bind9-dnsutils"),
     command("socat", "socat"),
@@ -114,6 +113,12 @@ pub const GO: &[Need] = &[command("go", "golang-go")];
 
 /// Needed for the agent's image: the C compiler of the C library that it is linked to.
 pub const IMAGE: &[Need] = &[command("musl-gcc", "musl-tools")];
+
+/// Needed to check the other architecture: libraries bring parts in C, and their build scripts compile them.
+pub const AARCH64: &[Need] = &[
+    command("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    file("/usr/aarch64-linux-gnu/include/assert.h", "libc6-dev-arm64-cross"),
+];
 
 /// Needed where rustup has no nightly with the source of `core`.
 pub const COMPILER: &[Need] = &[

@@ -158,6 +158,7 @@ fn aarch64(job: &mut Job) -> Result<Verdict> {
     if !has_target(job) {
         return Ok(Verdict::NotRun(format!("no standard library for {AARCH64} is to be had")));
     }
+    setup::aarch64(job.workspace)?;
     let check = ["check"].into_iter().chain(WORKSPACE).chain(["--all-targets", "--target", AARCH64]);
     job.run(cargo(job.workspace, check))?;
     Ok(Verdict::Passed)
