@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::results::{Results, markdown};
+use super::{kept::Run, results::markdown};
 use crate::{
     cluster::options::{Cni, Families, Options, Proxy, Sockets},
     process::output,
@@ -43,7 +43,7 @@ pub fn columns(base: &Options) -> Vec<(String, Options)> {
 }
 
 /// Writes docs/CONFORMANCE.md.
-pub fn write(workspace: &Workspace, runs: &[(String, Results)]) -> Result<()> {
+pub fn write(workspace: &Workspace, runs: &[Run]) -> Result<()> {
     let path = workspace.root.join("docs/CONFORMANCE.md");
     fs::write(&path, page(runs, &facts(workspace)?)).with_context(|| path.display().to_string())?;
     say(&format!("      {} is written", path.display()));
@@ -51,16 +51,9 @@ pub fn write(workspace: &Workspace, runs: &[(String, Results)]) -> Result<()> {
 }
 
 /// What the results hold for, a line each.
-fn facts(workspace: &Workspace) -> Result<Vec<String>> {
-    let say = |program: &str, arguments: &[&str]| -> Result<String> {
-        Ok(output(Command::new(program).args(arguments).current_dir(&workspace.root))?.trim().to_owned())
-    };
-    Ok(vec![
-        format!("Date: {}", say("date", &["--utc", "+%Y-%m-%d"])?),
-        format!("Culvert: {}", say("git", &["describe", "--always", "--dirty"])?),
-        format!("Kubernetes: {}", kubernetes_version(workspace)?),
-        format!("Linux: {}", say("uname", &["-r"])?),
-    ])
+fn facts(workspace: &Workspace) -> Result<[String; 2]> {
+    let linux = output(Command::new("uname").arg("-r"))?;
+    Ok([format!("Kubernetes: {}", kubernetes_version(workspace)?), format!("Linux: {}", linux.trim())])
 }
 
 fn kubernetes_version(workspace: &Workspace) -> Result<String> {
@@ -71,14 +64,19 @@ fn kubernetes_version(workspace: &Workspace) -> Result<String> {
     Ok(version.with_context(|| format!("{}: no k8s.io/kubernetes", path.display()))?.to_owned())
 }
 
-fn page(runs: &[(String, Results)], facts: &[String]) -> String {
+fn page(runs: &[Run], facts: &[String]) -> String {
     let mut lines = vec![INTRODUCTION.to_owned()];
     lines.extend(facts.iter().map(|fact| format!("- {fact}")));
     lines.push(String::new());
-    lines.extend(runs.iter().map(|(title, results)| format!("- {title}: {}", results.counts())));
+    lines.extend(runs.iter().map(line));
     lines.push(String::new());
     lines.push(markdown(runs));
     lines.join("\n") + "\n"
+}
+
+fn line(run: &Run) -> String {
+    let Run { title, date, version, results } = run;
+    format!("- {title}: {} ({date}, at {version})", results.counts())
 }
 
 const INTRODUCTION: &str = "\

@@ -6,6 +6,7 @@
 //! The table is computed from ginkgo's own reports. Nothing is tried again.
 
 mod junit;
+mod kept;
 mod matrix;
 mod results;
 mod run;
@@ -25,6 +26,7 @@ use crate::{
     ui::say,
     workspace::Workspace,
 };
+use kept::Run;
 use results::{Counts, Results, table};
 use selection::Selection;
 
@@ -43,6 +45,9 @@ pub struct Arguments {
     /// Run every family, CNI and socket mode, and write docs/CONFORMANCE.md
     #[arg(long, conflicts_with_all = ["compare", "proxy", "families", "cni", "sockets"])]
     matrix: bool,
+    /// Take the results of columns that an earlier run has kept at target/e2e, of whatever version
+    #[arg(long, requires = "matrix", conflicts_with_all = ["focus", "skip"])]
+    resume: bool,
     /// Leave the cluster in place afterwards
     #[arg(long, conflicts_with_all = ["compare", "matrix"])]
     keep: bool,
@@ -63,8 +68,14 @@ const LIMIT: Duration = Duration::from_mins(90);
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let columns = if arguments.matrix { matrix::columns(&arguments.options) } else { columns(arguments) };
     let mut runs = Vec::new();
-    for (title, options) in &columns {
-        runs.push((title.clone(), one(workspace, arguments, options)?));
+    let mut sum = Counts::default();
+    for (number, (title, options)) in columns.iter().enumerate() {
+        let run = one(workspace, arguments, title, options)?;
+        // The reference proxy's failures beside it are no failures of this project's.
+        if number == 0 || options.proxy == Proxy::Culvert {
+            sum = sum.plus(run.results.counts());
+        }
+        runs.push(run);
     }
     say("");
     say(&table(&runs));
@@ -72,33 +83,48 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         matrix::write(workspace, &runs)?;
     }
     if runs.len() > 1 {
-        for (title, results) in &runs {
-            say(&format!("{title}: {}", results.counts()));
+        for run in &runs {
+            say(&format!("{}: {}", run.title, run.results.counts()));
         }
     }
-    // The reference proxy's failures are no failures of this project's.
-    let judged = if arguments.compare { &runs[..1] } else { &runs[..] };
-    let sum = judged.iter().map(|(_, results)| results.counts()).fold(Counts::default(), Counts::plus);
     say(&sum.to_string());
     Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn columns(arguments: &Arguments) -> Vec<(String, Options)> {
-    let mut columns = vec![(arguments.options.proxy.to_string(), arguments.options.clone())];
+    let mut columns = vec![(matrix::title(&arguments.options), arguments.options.clone())];
     if arguments.compare {
         let reference = Options { proxy: Proxy::Nftables, ..arguments.options.clone() };
-        columns.push((reference.proxy.to_string(), reference));
+        columns.push((matrix::title(&reference), reference));
     }
     columns
 }
 
+/// What this column's run found: the kept one's results, or those of a new run.
+fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Options) -> Result<Run> {
+    if arguments.resume
+        && let Some(run) = Run::kept(workspace, title)
+    {
+        say(&format!("      {title}: {} (kept, of {} at {})", run.results.counts(), run.date, run.version));
+        return Ok(run);
+    }
+    let results = on_a_cluster(workspace, arguments, title, options)?;
+    if results.counts() == Counts::default() {
+        bail!("no spec matches");
+    }
+    let run = Run::now(workspace, title, results)?;
+    if arguments.focus.is_none() && arguments.skip.is_none() {
+        run.keep(workspace)?;
+    }
+    Ok(run)
+}
+
 /// Makes a cluster, runs the tests there, and removes it.
-fn one(workspace: &Workspace, arguments: &Arguments, options: &Options) -> Result<Results> {
+fn on_a_cluster(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Options) -> Result<Results> {
     let cluster = cluster::bring_up(workspace, options, Tests::With)?;
-    let title = matrix::title(options);
     let selection = arguments.selection(options);
     let outcome = alone(workspace, &format!("e2e {title}"), LIMIT, |job| {
-        let results = run::run(job, &cluster, &selection, &title.replace([' ', ':'], "-"))?;
+        let results = run::run(job, &cluster, &selection, title)?;
         job.report(&results.counts().to_string());
         Ok(results)
     });
@@ -107,9 +133,5 @@ fn one(workspace: &Workspace, arguments: &Arguments, options: &Options) -> Resul
     } else {
         cluster.remove()?;
     }
-    let results = outcome?;
-    if results.counts() == Counts::default() {
-        bail!("no spec matches");
-    }
-    Ok(results)
+    outcome
 }

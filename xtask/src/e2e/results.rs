@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::junit::{Outcome, Spec};
+use super::{
+    junit::{Outcome, Spec},
+    kept::Run,
+};
 
 /// What became of one spec.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +86,16 @@ impl Results {
         Self { rows }
     }
 
+    /// Results that were kept.
+    pub fn from_rows(rows: Vec<(String, Verdict)>) -> Self {
+        Self { rows }
+    }
+
+    /// What became of each spec, by its name.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &Verdict)> {
+        self.rows.iter().map(|(name, verdict)| (name.as_str(), verdict))
+    }
+
     /// How many specs ended in which way.
     pub fn counts(&self) -> Counts {
         let count = |is: fn(&Verdict) -> bool| self.rows.iter().filter(|(_, verdict)| is(verdict)).count();
@@ -102,10 +115,10 @@ impl Results {
 const REASON: usize = 160;
 
 /// The table of one or several runs, a column for each.
-pub fn table(runs: &[(String, Results)]) -> String {
+pub fn table(runs: &[Run]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["spec"].into_iter().chain(runs.iter().map(|(name, _)| name.as_str())).chain(["why"]));
+    table.set_header(["spec"].into_iter().chain(runs.iter().map(|run| run.title.as_str())).chain(["why"]));
     for (name, cells, why) in merged(runs) {
         table.add_row([name].into_iter().chain(cells.iter().map(|cell| (*cell).to_owned())).chain([why]));
     }
@@ -113,8 +126,8 @@ pub fn table(runs: &[(String, Results)]) -> String {
 }
 
 /// The same as Markdown.
-pub fn markdown(runs: &[(String, Results)]) -> String {
-    let titles: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+pub fn markdown(runs: &[Run]) -> String {
+    let titles: Vec<&str> = runs.iter().map(|run| run.title.as_str()).collect();
     let mut lines =
         vec![format!("| spec | {} | why |", titles.join(" | ")), format!("|---|{}---|", "---|".repeat(runs.len()))];
     for (name, cells, why) in merged(runs) {
@@ -125,9 +138,9 @@ pub fn markdown(runs: &[(String, Results)]) -> String {
 }
 
 /// One row for each spec of any run: its name, a word for each run, and the reasons.
-fn merged(runs: &[(String, Results)]) -> Vec<(String, Vec<&'static str>, String)> {
+fn merged(runs: &[Run]) -> Vec<(String, Vec<&'static str>, String)> {
     let mut names: Vec<&str> = Vec::new();
-    for (name, _) in runs.iter().flat_map(|(_, results)| &results.rows) {
+    for (name, _) in runs.iter().flat_map(|run| &run.results.rows) {
         if !names.contains(&name.as_str()) {
             names.push(name);
         }
@@ -135,11 +148,11 @@ fn merged(runs: &[(String, Results)]) -> Vec<(String, Vec<&'static str>, String)
     names.into_iter().map(|name| row(name, runs)).collect()
 }
 
-fn row(name: &str, runs: &[(String, Results)]) -> (String, Vec<&'static str>, String) {
+fn row(name: &str, runs: &[Run]) -> (String, Vec<&'static str>, String) {
     let mut reasons: Vec<String> = Vec::new();
     let mut cells = Vec::new();
-    for (_, results) in runs {
-        let (word, why) = match results.get(name) {
+    for run in runs {
+        let (word, why) = match run.results.get(name) {
             None => ("", None),
             Some(Verdict::Passed) => ("pass", None),
             Some(Verdict::Failed(why)) => ("FAIL", Some(why)),
@@ -202,7 +215,13 @@ mod tests {
     #[test]
     fn columns_stand_side_by_side() {
         let other = Results { rows: vec![("a".to_owned(), Verdict::Failed("x|y".to_owned()))] };
-        let text = markdown(&[("culvert".to_owned(), results()), ("kube-proxy".to_owned(), other)]);
+        let run = |title: &str, results| Run {
+            title: title.to_owned(),
+            date: String::new(),
+            version: String::new(),
+            results,
+        };
+        let text = markdown(&[run("culvert", results()), run("kube-proxy", other)]);
         assert!(text.contains("| a | pass | FAIL | x\\|y |"), "{text}");
         assert!(text.contains("| b | FAIL |  | lost it |"), "{text}");
     }

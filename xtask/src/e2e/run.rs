@@ -36,12 +36,18 @@ pub fn reports(workspace: &Workspace) -> PathBuf {
     workspace.root.join("target/e2e")
 }
 
+/// A title as a part of a file's name.
+pub fn file_name(title: &str) -> String {
+    title.replace([' ', ':'], "-")
+}
+
 /// Runs what is selected. The reports are `target/e2e/TITLE-PART.xml`.
 ///
 /// # Errors
 /// If the tests could not be run. Failed specs are results.
 pub fn run(job: &mut Job, cluster: &cluster::Up, selection: &Selection, title: &str) -> Result<Results> {
     let directory = reports(job.workspace);
+    let title = file_name(title);
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let dry = directory.join(format!("{title}-selection.xml"));
     let all = selected(job, cluster, &selection.without_skips(), &dry)?;
