@@ -32,6 +32,7 @@ use selection::Selection;
 
 /// Arguments of `e2e`.
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub struct Arguments {
     /// Run only specs that match this regular expression (Go's)
     #[arg(long, value_name = "RE")]
