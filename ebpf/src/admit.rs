@@ -6,7 +6,7 @@ use culvert_abi::{
 };
 
 use crate::{
-    choose::{self, Spot},
+    choose::{self, Hashes, Spot},
     clock, count, filter,
     flow::{Slot, closed, end, expired, find, insert, key_of},
     lookup::{self, Audience},
@@ -81,13 +81,11 @@ fn balance<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: Vi
 #[inline(never)]
 fn pick<const W: usize>(packet: &mut Packet<W>, frontend: &Frontend, view: View, attempt: u32) -> bool {
     let tuple = &packet.tuple;
-    let hash = if frontend.affinity_seconds != 0 {
-        affinity_hash(&tuple.src)
-    } else {
-        flow_hash(&tuple.src, &tuple.dst, tuple.sport, tuple.dport, tuple.proto)
-    };
+    let flow = flow_hash(&tuple.src, &tuple.dst, tuple.sport, tuple.dport, tuple.proto);
+    let client = if frontend.affinity_seconds != 0 { affinity_hash(&tuple.src) } else { flow };
+    let spot = Spot::Hash(Hashes { flow, client });
     let client = choose::by_address(&tuple.src, frontend.service);
-    let Some(chosen) = choose::choose::<W>(frontend, &view, &client, Spot::Hash(hash), attempt) else { return false };
+    let Some(chosen) = choose::choose::<W>(frontend, &view, &client, spot, attempt) else { return false };
     packet.aim(&chosen.backend.addr, chosen.backend.port);
     packet.backend_id = chosen.id;
     packet.generation = chosen.backend.generation;

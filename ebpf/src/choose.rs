@@ -21,9 +21,39 @@ pub struct Chosen<const W: usize> {
 #[derive(Clone, Copy)]
 pub enum Spot {
     /// The slot of a hash, which every node computes alike; at random where the table has no slots.
-    Hash(u32),
+    Hash(Hashes),
     /// Anywhere in the list.
     Random,
+}
+
+impl Spot {
+    /// Where to look for a client whose time is over. By its address it would get the same backend for ever.
+    #[inline(always)]
+    fn anew(self) -> Self {
+        match self {
+            Self::Hash(Hashes { flow, .. }) => Self::Hash(Hashes { flow, client: flow }),
+            Self::Random => Self::Random,
+        }
+    }
+}
+
+/// What a slot is found by.
+#[derive(Clone, Copy)]
+pub struct Hashes {
+    /// Of the connection.
+    pub flow: u32,
+    /// Of whom it comes from: the client's address with affinity, else the connection.
+    pub client: u32,
+}
+
+/// What is known of a client with affinity.
+enum Memory<const W: usize> {
+    /// The backend that it may have again.
+    Backend(Chosen<W>),
+    /// It had one for so long that it is to be chosen for anew.
+    Expired,
+    /// Nothing that counts.
+    Nothing,
 }
 
 /// The affinity key of a client address.
@@ -68,11 +98,12 @@ pub fn choose<const W: usize>(
         return from_table(view.table, frontend.service, spot, attempt);
     }
     let now = clock::now();
-    if attempt == 0
-        && let Some(chosen) = remembered(client, frontend, now)
-    {
-        return Some(chosen);
-    }
+    let memory = if attempt == 0 { remembered(client, frontend, now) } else { Memory::Nothing };
+    let spot = match memory {
+        Memory::Backend(chosen) => return Some(chosen),
+        Memory::Expired => spot.anew(),
+        Memory::Nothing => spot,
+    };
     let chosen = from_table(view.table, frontend.service, spot, attempt)?;
     let row = Affinity { backend: chosen.id, generation: chosen.backend.generation, seen: now, zero: 0 };
     // A full table costs the client its stickiness, not its connection.
@@ -82,18 +113,18 @@ pub fn choose<const W: usize>(
 
 /// The backend that a client had last, if it may have it again. Renews the row.
 #[inline(always)]
-fn remembered<const W: usize>(client: &AffinityKey, frontend: &Frontend, now: u32) -> Option<Chosen<W>> {
-    let row = maps::AFFINITY.get_ptr_mut(client)?;
+fn remembered<const W: usize>(client: &AffinityKey, frontend: &Frontend, now: u32) -> Memory<W> {
+    let Some(row) = maps::AFFINITY.get_ptr_mut(client) else { return Memory::Nothing };
     // SAFETY: the pointer is to a live row of plain data; a row reused meanwhile names another client's backend, and
     // `live` checks that it is one of this Service.
     let (id, generation, seen) = unsafe { ((*row).backend, (*row).generation, (*row).seen) };
     if clock::elapsed(now, seen) >= ticks(frontend.affinity_seconds) {
-        return None;
+        return Memory::Expired;
     }
-    let chosen = live(id, frontend.service, Some(generation))?;
+    let Some(chosen) = live(id, frontend.service, Some(generation)) else { return Memory::Nothing };
     // SAFETY: as above; writing through the pointer keeps the row's place in the LRU, an update would evict others.
     unsafe { (*row).seen = now };
-    Some(chosen)
+    Memory::Backend(chosen)
 }
 
 /// Chooses from a table. A backend that died while its table is being replaced is passed over once.
@@ -130,8 +161,8 @@ fn first_index(table: Table, spot: Spot) -> Option<u32> {
     let count = table.count as u32;
     let slots = maglev_size(table.class);
     match spot {
-        Spot::Hash(hash) if slots != 0 => {
-            let index = unit(table.base + 2 * count + scale(hash, slots))? as u32;
+        Spot::Hash(hashes) if slots != 0 => {
+            let index = unit(table.base + 2 * count + scale(hashes.client, slots))? as u32;
             (index < count).then_some(index)
         }
         // SAFETY: the helper takes nothing and returns a number.

@@ -63,6 +63,15 @@ fn affinity_holds_by_client_and_expires() -> Result<()> {
             for to in frontends.into_iter().cycle().take(20) {
                 ensure!(ask(client, to)? == first, "{mode:?} {to:?}");
             }
+            let choose = || {
+                (1..=SERVICES)
+                    .map(|n| ask(client, (stage.cast.n1.ip(family), node_port(n))))
+                    .collect::<Result<Vec<_>>>()
+            };
+            let first = choose()?;
+            // Its time over, the address is not bound to the backend that its hash says. (The wait is what is tested.)
+            std::thread::sleep(Duration::from_secs(u64::from(SECONDS) + 2));
+            ensure!(choose()? != first, "{mode:?} {family:?}: all {SERVICES} Services kept a client from outside");
         }
     }
     Ok(())

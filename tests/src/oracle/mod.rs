@@ -393,13 +393,15 @@ impl Oracle {
     /// Whom the n-th attempt may yield.
     fn offer(&self, packet: &Packet, frontend: &Frontend, view: View, attempt: usize) -> Offer {
         let Tuple { src, dst, proto } = packet.tuple;
+        let mut by_client = frontend.affinity != 0;
         if attempt == 0
-            && frontend.affinity != 0
+            && by_client
             && let Some((id, generation, seen)) = self.affinity.get(&(src.ip(), frontend.service))
-            && self.now - seen < u64::from(frontend.affinity) * 1000
-            && self.lives(*id, frontend.service, Some(*generation))
         {
-            return Offer::One(Some(*id));
+            by_client = self.now - seen < u64::from(frontend.affinity) * 1000;
+            if by_client && self.lives(*id, frontend.service, Some(*generation)) {
+                return Offer::One(Some(*id));
+            }
         }
         let Some(table) = self.world.tables.get(&view.table).filter(|table| !table.list.is_empty()) else {
             return Offer::One(None);
@@ -416,7 +418,7 @@ impl Oracle {
             all.dedup();
             return if all.len() == 1 { Offer::One(all[0]) } else { Offer::AnyOf(all) };
         }
-        let hash = if frontend.affinity == 0 { hash_of(src, dst, proto) } else { hash_of_client(src.ip()) };
+        let hash = if by_client { hash_of_client(src.ip()) } else { hash_of(src, dst, proto) };
         let slot = (u64::from(hash) * u64::from(slots)) >> 32;
         Offer::One(at(usize::from(table.slots[slot as usize])))
     }
