@@ -98,6 +98,13 @@ impl<'a> Job<'a> {
         self.progress.report(line);
     }
 
+    /// Counts tests that another runner than Rust's ran.
+    pub const fn count(&mut self, passed: usize, failed: usize, skipped: usize) {
+        self.counts.passed += passed as u64;
+        self.counts.failed += failed as u64;
+        self.counts.skipped += skipped as u64;
+    }
+
     fn end(self, mark: &str, note: &str) {
         self.progress.end(mark, note);
     }

@@ -27,6 +27,13 @@ pub struct Options {
     pub sockets: Sockets,
 }
 
+impl Options {
+    /// What a user gets who says nothing but a name.
+    pub const fn usual(name: Name) -> Self {
+        Self { name, nodes: 6, proxy: Proxy::Culvert, families: Families::V4, cni: Cni::Bridge, sockets: Sockets::All }
+    }
+}
+
 /// A cluster's name: a DNS label that leaves room in the names made from it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Name(String);
@@ -139,6 +146,17 @@ mod tests {
         for bad in ["", "a-b", "Upper", "../x", "abcdefghijklmnopqrstu"] {
             assert!(Name::from_str(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_usual_is_what_the_command_line_says() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let line: Line = clap::Parser::parse_from(["x"]);
+        assert_eq!(line.options, Options::usual(Name("culvert".to_owned())));
     }
 
     #[test]

@@ -23,13 +23,7 @@ pub fn title(options: &Options) -> String {
 
 /// Every value of each dimension, the others being the usual ones.
 pub fn columns(base: &Options) -> Vec<(String, Options)> {
-    let usual = Options {
-        proxy: Proxy::Culvert,
-        families: Families::V4,
-        cni: Cni::Bridge,
-        sockets: Sockets::All,
-        ..base.clone()
-    };
+    let usual = Options { nodes: base.nodes, ..Options::usual(base.name.clone()) };
     let variants = [
         usual.clone(),
         Options { sockets: Sockets::Host, ..usual.clone() },
@@ -94,14 +88,7 @@ mod tests {
 
     #[test]
     fn every_value_has_a_column_of_its_own() {
-        let base = Options {
-            name: "x".parse().unwrap(),
-            nodes: 6,
-            proxy: Proxy::None,
-            families: Families::V4,
-            cni: Cni::Bridge,
-            sockets: Sockets::All,
-        };
+        let base = Options { proxy: Proxy::None, ..Options::usual("x".parse().unwrap()) };
         let titles: HashSet<String> = columns(&base).into_iter().map(|(title, _)| title).collect();
         assert_eq!(titles.len(), 7);
         for title in ["culvert 4 bridge all", "culvert 46 bridge all", "kube-proxy:nftables 4 bridge"] {

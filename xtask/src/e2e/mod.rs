@@ -7,10 +7,10 @@
 
 mod junit;
 mod kept;
-mod matrix;
-mod results;
+pub mod matrix;
+pub mod results;
 mod run;
-mod selection;
+pub mod selection;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
 };
 use kept::Run;
 use results::{Counts, Results, table};
-use selection::Selection;
+use selection::{Sample, Selection};
 
 /// Arguments of `e2e`.
 #[derive(Args)]
@@ -109,10 +109,9 @@ fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Opti
         say(&format!("      {title}: {} (kept, of {} at {})", run.results.counts(), run.date, run.version));
         return Ok(run);
     }
-    let results = on_a_cluster(workspace, arguments, title, options)?;
-    if results.counts() == Counts::default() {
-        bail!("no spec matches");
-    }
+    let selection = arguments.selection(options);
+    let trial = Trial { title, options, selection: &selection, sample: None, whole: true };
+    let results = on_a_cluster(workspace, &trial, arguments.keep)?;
     let run = Run::now(workspace, title, results)?;
     if arguments.focus.is_none() && arguments.skip.is_none() {
         run.keep(workspace)?;
@@ -120,19 +119,40 @@ fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Opti
     Ok(run)
 }
 
-/// Makes a cluster, runs the tests there, and removes it.
-fn on_a_cluster(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Options) -> Result<Results> {
-    let cluster = cluster::bring_up(workspace, options, Tests::With)?;
-    let selection = arguments.selection(options);
-    let outcome = alone(workspace, &format!("e2e {title}"), LIMIT, |job| {
-        let results = run::run(job, &cluster, &selection, title)?;
+/// A run of upstream's tests on a cluster of its own.
+#[derive(Clone, Copy)]
+pub struct Trial<'a> {
+    /// Its name, and its reports'.
+    pub title: &'a str,
+    /// The cluster.
+    pub options: &'a Options,
+    /// The specs.
+    pub selection: &'a Selection,
+    /// Only so many of them.
+    pub sample: Option<&'a Sample>,
+    /// Whether specs that are left out count as skipped.
+    pub whole: bool,
+}
+
+/// Makes a cluster, runs the tests there, and removes it or leaves it in place.
+///
+/// # Errors
+/// If the cluster does not come up or the tests cannot be run. Failed specs are results.
+pub fn on_a_cluster(workspace: &Workspace, trial: &Trial, keep: bool) -> Result<Results> {
+    let cluster = cluster::bring_up(workspace, trial.options, Tests::With)?;
+    let outcome = alone(workspace, &format!("e2e {}", trial.title), LIMIT, |job| {
+        let results = run::run(job, &cluster, trial)?;
         job.report(&results.counts().to_string());
         Ok(results)
     });
-    if arguments.keep {
+    if keep {
         cluster.keep()?;
     } else {
         cluster.remove()?;
     }
-    outcome
+    let results = outcome?;
+    if results.counts() == Counts::default() {
+        bail!("no spec matches");
+    }
+    Ok(results)
 }

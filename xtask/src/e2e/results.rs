@@ -20,6 +20,25 @@ pub enum Verdict {
     Skipped(String),
 }
 
+impl Verdict {
+    /// A word for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "pass",
+            Self::Failed(_) => "FAIL",
+            Self::Skipped(_) => "skip",
+        }
+    }
+
+    /// Why it is not that all held.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Passed => None,
+            Self::Failed(why) | Self::Skipped(why) => Some(why),
+        }
+    }
+}
+
 /// The specs of a run, in the order of upstream's suite.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Results {
@@ -106,6 +125,14 @@ impl Results {
         }
     }
 
+    /// The specs that failed, and what ginkgo says of them first.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, String)> {
+        self.rows().filter_map(|(name, verdict)| match verdict {
+            Verdict::Failed(why) => Some((name, short(why))),
+            Verdict::Passed | Verdict::Skipped(_) => None,
+        })
+    }
+
     fn get(&self, name: &str) -> Option<&Verdict> {
         self.rows.iter().find(|(one, _)| one == name).map(|(_, verdict)| verdict)
     }
@@ -152,14 +179,9 @@ fn row(name: &str, runs: &[Run]) -> (String, Vec<&'static str>, String) {
     let mut reasons: Vec<String> = Vec::new();
     let mut cells = Vec::new();
     for run in runs {
-        let (word, why) = match run.results.get(name) {
-            None => ("", None),
-            Some(Verdict::Passed) => ("pass", None),
-            Some(Verdict::Failed(why)) => ("FAIL", Some(why)),
-            Some(Verdict::Skipped(why)) => ("skip", Some(why)),
-        };
-        cells.push(word);
-        let why = why.map(|why| short(why)).filter(|why| !reasons.contains(why));
+        let verdict = run.results.get(name);
+        cells.push(verdict.map_or("", Verdict::word));
+        let why = verdict.and_then(Verdict::why).map(short).filter(|why| !reasons.contains(why));
         reasons.extend(why);
     }
     (name.trim_start_matches("[sig-network] ").to_owned(), cells, reasons.join("; "))

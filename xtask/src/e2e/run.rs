@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    Trial,
     junit::{self, Outcome, Spec},
     results::Results,
     selection::Selection,
@@ -45,13 +46,21 @@ pub fn file_name(title: &str) -> String {
 ///
 /// # Errors
 /// If the tests could not be run. Failed specs are results.
-pub fn run(job: &mut Job, cluster: &cluster::Up, selection: &Selection, title: &str) -> Result<Results> {
+pub fn run(job: &mut Job, cluster: &cluster::Up, trial: &Trial) -> Result<Results> {
     let directory = reports(job.workspace);
-    let title = file_name(title);
+    let title = file_name(trial.title);
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let dry = directory.join(format!("{title}-selection.xml"));
-    let all = selected(job, cluster, &selection.without_skips(), &dry)?;
+    let selection = match trial.sample {
+        None => trial.selection,
+        Some(sample) => {
+            let names = selected(job, cluster, trial.selection, &dry)?;
+            &trial.selection.sampled(&names, sample)
+        }
+    };
     let wanted = selected(job, cluster, selection, &dry)?;
+    // A sample, and the core, are what they are: only what a user leaves out is a spec that is skipped.
+    let all = if trial.whole { selected(job, cluster, &selection.without_skips(), &dry)? } else { wanted.clone() };
     let mut specs = Vec::new();
     for part in &PARTS {
         let path = directory.join(format!("{title}-{}.xml", part.name));

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 /// What Kubernetes asserts of Services and of what serves them.
 const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT|KubeProxy|Networking Granular Checks: (Services|Pods)|Networking should check kube-proxy urls)\b";
 /// The same for clusters with two families.
@@ -20,6 +22,38 @@ const SCTP: Exception = Exception {
     part: "[Feature:SCTPConnectivity]",
     why: "this kernel has no SCTP sockets; cargo xtask vm has",
 };
+
+/// What the core does without: specs that disturb a cluster or wait for minutes.
+const BEYOND_CORE: &str = r"\[Disruptive\]|\[Serial\]|\[Slow\]|affinity timeout";
+/// What core specs are about.
+const CORE: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT)\b";
+
+/// A few of a selection's specs, other ones for each seed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// How many.
+    pub size: usize,
+    /// Any text.
+    pub seed: String,
+}
+
+impl Sample {
+    /// Those of `names` that the seed says, in their order.
+    fn of<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+        let lot = |name: &str| Sha256::new().chain_update(&self.seed).chain_update([0]).chain_update(name).finalize();
+        let mut drawn: Vec<usize> = (0..names.len()).collect();
+        drawn.sort_by_cached_key(|index| lot(&names[*index]));
+        drawn.truncate(self.size);
+        drawn.sort_unstable();
+        drawn.into_iter().map(|index| names[index].as_str()).collect()
+    }
+}
+
+/// A regular expression (Go's) that matches `text` and nothing else.
+fn literally(text: &str) -> String {
+    let escaped = text.chars().flat_map(|c| c.is_ascii_punctuation().then_some('\\').into_iter().chain([c]));
+    escaped.collect()
+}
 
 /// Regular expressions as ginkgo takes them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +74,17 @@ impl Selection {
         };
         let sctp = Path::new("/proc/net/sctp").exists();
         Self { focus, skip: skip.map(str::to_owned), exceptions: if sctp { Vec::new() } else { vec![SCTP] } }
+    }
+
+    /// What every change is tried with.
+    pub fn core() -> Self {
+        Self::new(Some(CORE), Some(BEYOND_CORE), false)
+    }
+
+    /// A few of the specs `names`.
+    pub fn sampled(&self, names: &[String], sample: &Sample) -> Self {
+        let focus = sample.of(names).into_iter().map(literally).collect();
+        Self { focus, ..self.clone() }
     }
 
     /// The same, with nothing left out.
@@ -72,6 +117,19 @@ mod tests {
         assert_eq!(selection.why_not("x [Slow]"), "left out by --skip Slow");
         assert_eq!(selection.skips().count(), 2);
         assert_eq!(selection.without_skips().skips().count(), 0);
+    }
+
+    #[test]
+    fn a_sample_depends_on_its_seed_and_on_nothing_else() {
+        let names: Vec<String> = (0..50).map(|n| format!("[sig-network] spec {n} (a+b)")).collect();
+        let sample = |seed: &str| Sample { size: 8, seed: seed.to_owned() };
+        let one = sample("1").of(&names);
+        assert_eq!(one.len(), 8);
+        assert_eq!(one, sample("1").of(&names));
+        assert_ne!(one, sample("2").of(&names));
+        assert_eq!(sample("1").of(&names[..3]), ["0", "1", "2"].map(|n| format!("[sig-network] spec {n} (a+b)")));
+        let selection = Selection::core().sampled(&names[..1], &sample("1"));
+        assert_eq!(selection.focus, [r"\[sig\-network\] spec 0 \(a\+b\)"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything is built once, for all steps, and test programs are run directly: the same ones run here and in virtual
 //! machines.
 
+mod conformance;
 mod kit;
 mod kubernetes;
 mod suite;
@@ -82,6 +83,13 @@ const STEPS: &[Step] = &[
         limit: minutes(35),
         required: true,
         run: |job| Suite::Kubernetes.run(job),
+    },
+    Step {
+        name: "conformance",
+        about: "upstream's core specs of Services on a real cluster, and some in each other family, CNI and socket mode",
+        limit: minutes(40),
+        required: true,
+        run: conformance::run,
     },
     Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
     Step {
