@@ -82,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is that a hook's link is not there any more.
+    pub(crate) fn is_of_lost_link(&self) -> bool {
+        matches!(self, Self::Hook { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+
     /// Adds the path to an I/O error.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Path { path: path.to_owned(), source }
@@ -95,5 +100,18 @@ impl Error {
     /// Adds what was asked of netlink.
     pub(crate) fn netlink(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Netlink { what, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hook_can_lose_its_link() {
+        let hook = |errno| Error::Hook { hook: "egress", index: 7, source: io::Error::from_raw_os_error(errno) };
+        assert!(hook(libc::ENODEV).is_of_lost_link());
+        assert!(!hook(libc::EPERM).is_of_lost_link());
+        assert!(!Error::netlink("links")(io::Error::from_raw_os_error(libc::ENODEV)).is_of_lost_link());
     }
 }

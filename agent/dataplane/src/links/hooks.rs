@@ -118,8 +118,11 @@ impl Hooks {
     pub fn apply(&mut self, object: &Object, store: &mut KernelStore, wanted: &BTreeMap<u32, Wanted>) -> Vec<Error> {
         let mut errors = Vec::new();
         for (index, wanted) in wanted {
-            if let Err(error) = self.apply_one(object, store, *index, wanted) {
-                errors.push(error);
+            match self.apply_one(object, store, *index, wanted) {
+                Ok(()) => {}
+                // It went away after the links were read, and word of it is under way.
+                Err(error) if error.is_of_lost_link() => tracing::debug!(%error, "the link is gone"),
+                Err(error) => errors.push(error),
             }
         }
         let unwanted: BTreeSet<u32> =
@@ -177,13 +180,7 @@ impl Hooks {
             self.held.entry(at).and_modify(|held| held.role = role);
             return Ok(());
         }
-        if held.is_none() && self.held.contains_key(&at) {
-            tracing::warn!(
-                link = index,
-                hook = direction.name(),
-                "a hook was removed by somebody else; it is put back"
-            );
-        }
+        let was_removed = held.is_none() && self.held.contains_key(&at);
         let link = match self.method {
             Method::Clsact => {
                 clsact::attach(&self.netlink, &self.pins, index, direction, name, program)?;
@@ -197,6 +194,13 @@ impl Hooks {
                 Some(link)
             }
         };
+        if was_removed {
+            tracing::warn!(
+                link = index,
+                hook = direction.name(),
+                "a hook was removed by somebody else; it was put back"
+            );
+        }
         self.held.insert(at, Held { role, link });
         Ok(())
     }
