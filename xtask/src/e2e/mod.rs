@@ -20,7 +20,7 @@ use clap::Args;
 use crate::{
     cluster::{
         self, Tests,
-        options::{Families, Options, Proxy},
+        options::{Options, Proxy},
     },
     step::alone,
     ui::say,
@@ -58,7 +58,7 @@ pub struct Arguments {
 
 impl Arguments {
     fn selection(&self, options: &Options) -> Selection {
-        Selection::new(self.focus.as_deref(), self.skip.as_deref(), options.families == Families::Dual)
+        Selection::new(self.focus.as_deref(), self.skip.as_deref(), options)
     }
 }
 

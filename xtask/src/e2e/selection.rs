@@ -4,6 +4,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::cluster::options::{Cni, Families, Options};
+
 /// What Kubernetes asserts of Services and of what serves them.
 const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT|KubeProxy|Networking Granular Checks: (Services|Pods)|Networking should check kube-proxy urls)\b";
 /// The same for clusters with two families.
@@ -21,6 +23,12 @@ const SCTP: Exception = Exception {
     pattern: r"\[Feature:SCTPConnectivity\]",
     part: "[Feature:SCTPConnectivity]",
     why: "this kernel has no SCTP sockets; cargo xtask vm has",
+};
+
+const FLANNEL: Exception = Exception {
+    pattern: "NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes",
+    part: "NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes",
+    why: "flanneld --ip-masq gives what a node itself sends to pods of other nodes its own address, where the spec wants the node's; kube-proxy fails it alike",
 };
 
 /// What the core does without: specs that disturb a cluster or wait for minutes.
@@ -65,20 +73,21 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What the user says, or everything about Services.
-    pub fn new(focus: Option<&str>, skip: Option<&str>, dual_stack: bool) -> Self {
+    /// What the user says, or everything about Services; without what cannot be on such a cluster.
+    pub fn new(focus: Option<&str>, skip: Option<&str>, cluster: &Options) -> Self {
         let focus = match focus {
             Some(focus) => vec![focus.to_owned()],
-            None if dual_stack => vec![FOCUS.to_owned(), DUAL_STACK.to_owned()],
+            None if cluster.families == Families::Dual => vec![FOCUS.to_owned(), DUAL_STACK.to_owned()],
             None => vec![FOCUS.to_owned()],
         };
-        let sctp = Path::new("/proc/net/sctp").exists();
-        Self { focus, skip: skip.map(str::to_owned), exceptions: if sctp { Vec::new() } else { vec![SCTP] } }
+        let sctp = (!Path::new("/proc/net/sctp").exists()).then_some(SCTP);
+        let flannel = (cluster.cni == Cni::Flannel).then_some(FLANNEL);
+        Self { focus, skip: skip.map(str::to_owned), exceptions: sctp.into_iter().chain(flannel).collect() }
     }
 
     /// What every change is tried with.
-    pub fn core() -> Self {
-        Self::new(Some(CORE), Some(BEYOND_CORE), false)
+    pub fn core(cluster: &Options) -> Self {
+        Self::new(Some(CORE), Some(BEYOND_CORE), cluster)
     }
 
     /// A few of the specs `names`.
@@ -110,9 +119,13 @@ impl Selection {
 mod tests {
     use super::*;
 
+    fn usual() -> Options {
+        Options::usual("x".parse().unwrap())
+    }
+
     #[test]
     fn what_is_left_out_has_a_reason() {
-        let selection = Selection { exceptions: vec![SCTP], ..Selection::new(None, Some("Slow"), false) };
+        let selection = Selection { exceptions: vec![SCTP], ..Selection::new(None, Some("Slow"), &usual()) };
         assert_eq!(selection.why_not("x [Feature:SCTPConnectivity]"), SCTP.why);
         assert_eq!(selection.why_not("x [Slow]"), "left out by --skip Slow");
         assert_eq!(selection.skips().count(), 2);
@@ -128,13 +141,23 @@ mod tests {
         assert_eq!(one, sample("1").of(&names));
         assert_ne!(one, sample("2").of(&names));
         assert_eq!(sample("1").of(&names[..3]), ["0", "1", "2"].map(|n| format!("[sig-network] spec {n} (a+b)")));
-        let selection = Selection::core().sampled(&names[..1], &sample("1"));
+        let selection = Selection::core(&usual()).sampled(&names[..1], &sample("1"));
         assert_eq!(selection.focus, [r"\[sig\-network\] spec 0 \(a\+b\)"]);
     }
 
     #[test]
     fn two_families_are_tried_where_there_are_two() {
-        assert_eq!(Selection::new(None, None, true).focus.len(), 2);
-        assert_eq!(Selection::new(Some("x"), None, true).focus, ["x"]);
+        let dual = Options { families: Families::Dual, ..usual() };
+        assert_eq!(Selection::new(None, None, &usual()).focus.len(), 1);
+        assert_eq!(Selection::new(None, None, &dual).focus.len(), 2);
+        assert_eq!(Selection::new(Some("x"), None, &dual).focus, ["x"]);
+    }
+
+    #[test]
+    fn only_flannel_is_asked_for_less() {
+        let flannel = Selection::new(None, None, &Options { cni: Cni::Flannel, ..usual() });
+        assert_eq!(flannel.skips().count(), Selection::new(None, None, &usual()).skips().count() + 1);
+        let name = "[sig-network] Services should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes";
+        assert_eq!(flannel.why_not(name), FLANNEL.why);
     }
 }

@@ -20,14 +20,13 @@ const SAMPLE: usize = 8;
 
 /// Runs them.
 pub fn run(job: &mut Job) -> Result<Verdict> {
-    let selection = Selection::core();
     let commit = commit(job)?;
     let base = Options::usual("conformance".parse().map_err(anyhow::Error::msg)?);
     let columns = matrix::columns(&base).into_iter().filter(|(_, options)| options.proxy == Proxy::Culvert);
     let mut failed = Vec::new();
     for (number, (title, options)) in columns.enumerate() {
         let sample = (number > 0).then(|| Sample { size: SAMPLE, seed: format!("{commit} {title}") });
-        let title = format!("core {title}");
+        let (title, selection) = (format!("core {title}"), Selection::core(&options));
         let trial =
             Trial { title: &title, options: &options, selection: &selection, sample: sample.as_ref(), whole: false };
         // A dimension whose cluster does not come up is one failure, and the others are tried.
