@@ -24,8 +24,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run of this tree that ends now.
-    pub fn now(workspace: &Workspace, title: &str, results: Results) -> Result<Self> {
+    /// A run of this tree that begins now.
+    pub fn begin(workspace: &Workspace, title: &str) -> Result<Self> {
         let say = |program: &str, arguments: &[&str]| -> Result<String> {
             Ok(output(Command::new(program).args(arguments).current_dir(&workspace.root))?.trim().to_owned())
         };
@@ -33,7 +33,7 @@ impl Run {
             title: title.to_owned(),
             date: say("date", &["--utc", "+%Y-%m-%d"])?,
             version: say("git", &["describe", "--always", "--dirty"])?,
-            results,
+            results: Results::default(),
         })
     }
 

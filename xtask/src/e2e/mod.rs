@@ -111,8 +111,8 @@ fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Opti
     }
     let selection = arguments.selection(options);
     let trial = Trial { title, options, selection: &selection, sample: None, whole: true };
-    let results = on_a_cluster(workspace, &trial, arguments.keep)?;
-    let run = Run::now(workspace, title, results)?;
+    let mut run = Run::begin(workspace, title)?;
+    run.results = on_a_cluster(workspace, &trial, arguments.keep)?;
     if arguments.focus.is_none() && arguments.skip.is_none() {
         run.keep(workspace)?;
     }
