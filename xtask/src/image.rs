@@ -73,7 +73,12 @@ pub fn full_name(tag: Option<&str>) -> String {
 /// # Errors
 /// If the agent does not build, or the file cannot be written.
 pub fn build(job: &mut Job, output: &Path, name: &str) -> Result<Archive> {
-    let program = agent(job)?;
+    build_with(job, output, name, &[])
+}
+
+/// The same with features of the agent's dependencies, as `PACKAGE/FEATURE`.
+pub fn build_with(job: &mut Job, output: &Path, name: &str, features: &[&str]) -> Result<Archive> {
+    let program = agent(job, features)?;
     let mut layer = Layer::default();
     layer.file("usr/bin/culvert", &program, 0o755);
     // The container's root is read-only: what is mounted into it needs a place.
@@ -115,12 +120,15 @@ fn git(workspace: &Workspace, arguments: &[&str]) -> Option<String> {
 }
 
 /// The agent as a static program, in the release profile.
-fn agent(job: &mut Job) -> Result<PathBuf> {
+fn agent(job: &mut Job, features: &[&str]) -> Result<PathBuf> {
     let target = Target::find(job);
     let (triple, flags) = target.build();
     job.note(&format!("building the agent for {triple}"));
     let arguments = ["build", "--release", "--package", "culvert", "--bin", "culvert", "--target", &triple];
     let mut build = cargo(job.workspace, arguments.into_iter().chain(["--message-format", "json-render-diagnostics"]));
+    for feature in features {
+        build.args(["--features", feature]);
+    }
     if let Some(flags) = flags {
         build.env("RUSTFLAGS", flags);
     }

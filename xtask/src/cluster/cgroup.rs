@@ -82,15 +82,15 @@ impl Hierarchies {
         hand_on_controllers(&directory)
     }
 
-    /// Ends all processes of the places whose name begins with `prefix`, and removes the directories.
-    pub fn remove(&self, prefix: &str) -> Result<()> {
-        let places = children(&self.unified, prefix);
+    /// Ends all processes of the places whose names are chosen, and removes the directories.
+    pub fn remove(&self, chosen: impl Fn(&str) -> bool) -> Result<()> {
+        let places = children(&self.unified, &chosen);
         for place in &places {
             fs::write(place.join("cgroup.kill"), "1").with_context(|| format!("{}: cgroup.kill", place.display()))?;
         }
         let deadline = Instant::now() + Duration::from_secs(20);
         for root in self.legacy.iter().chain([&self.unified]) {
-            for place in children(root, prefix) {
+            for place in children(root, &chosen) {
                 remove_tree(&place, deadline)?;
             }
         }
@@ -119,15 +119,15 @@ fn hand_on_controllers(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn children(root: &Path, prefix: &str) -> Vec<PathBuf> {
+fn children(root: &Path, chosen: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| chosen(&name.to_string_lossy()));
     entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir() && named(path)).collect()
 }
 
 /// Removes a directory and those below; processes on their way out are given until `deadline`.
 fn remove_tree(directory: &Path, deadline: Instant) -> Result<()> {
-    for child in children(directory, "") {
+    for child in children(directory, |_| true) {
         remove_tree(&child, deadline)?;
     }
     loop {

@@ -12,6 +12,7 @@ mod addons;
 mod cgroup;
 mod config;
 mod control_plane;
+mod description;
 mod kubectl;
 mod network;
 mod node;
@@ -20,6 +21,7 @@ pub mod parts;
 mod pki;
 mod places;
 mod plan;
+mod reboot;
 mod registry;
 mod store;
 mod up;
@@ -53,7 +55,13 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Make a cluster; it stays until `down`
-    Up(Options),
+    Up {
+        #[command(flatten)]
+        options: Options,
+        /// Build the programs that this project's tests run in pods, too
+        #[arg(long)]
+        software: bool,
+    },
     /// Remove a cluster with everything that it has on this machine
     Down {
         #[command(flatten)]
@@ -74,6 +82,8 @@ enum Action {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Reboot all nodes at the same time: their processes, namespaces, links and bpffs go and come anew
+    Reboot(Which),
     /// Name the clusters that exist
     List,
     /// Build programs and images of clusters ahead of time
@@ -91,7 +101,9 @@ struct Which {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.action {
         Action::Build(arguments) => return parts::run(workspace, arguments),
-        Action::Up(options) => up(workspace, options)?,
+        Action::Up { options, software } => {
+            up(workspace, options, if *software { Purpose::Software } else { Purpose::Any })?;
+        }
         Action::Down { all: true, .. } => {
             for one in registry::all()? {
                 down(&one.plan.name)?;
@@ -101,6 +113,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         Action::Kubeconfig(which) => {
             say(&control_plane::kubeconfig(&registry::find(&which.name)?.files).display().to_string());
         }
+        Action::Reboot(which) => reboot::run(workspace, &registry::find(&which.name)?)?,
         Action::Shell { which, place, command } => shell(&which.name, place, command)?,
         Action::List => {
             for registry::Existing { plan, .. } in registry::all()? {
@@ -112,19 +125,21 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(workspace: &Workspace, options: &Options) -> Result<()> {
-    let cluster = bring_up(workspace, options, Tests::Without)?;
+fn up(workspace: &Workspace, options: &Options, purpose: Purpose) -> Result<()> {
+    let cluster = bring_up(workspace, options, purpose)?;
     say(&format!("      export KUBECONFIG={}", cluster.kubeconfig().display()));
     cluster.keep()
 }
 
-/// Whether upstream's tests will be run on a cluster.
+/// What will be run on a cluster, for which programs are built.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Tests {
-    /// They and their runner are built.
-    With,
-    /// They are not needed.
-    Without,
+pub enum Purpose {
+    /// Whatever a user likes.
+    Any,
+    /// Upstream's tests.
+    Upstream,
+    /// This project's, with software that they try in pods.
+    Software,
 }
 
 /// A cluster that is up.
@@ -138,6 +153,11 @@ impl Up {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         control_plane::kubeconfig(&self.entry.files)
+    }
+
+    /// The file that describes it to tests.
+    pub fn description(&self) -> PathBuf {
+        description::path(&self.entry.files)
     }
 
     /// How many nodes it has.
@@ -168,12 +188,13 @@ impl Up {
 ///
 /// # Errors
 /// If one of this name exists.
-pub fn bring_up(workspace: &Workspace, options: &Options, tests: Tests) -> Result<Up> {
+pub fn bring_up(workspace: &Workspace, options: &Options, purpose: Purpose) -> Result<Up> {
     setup::run(workspace)?;
     setup::cluster(workspace)?;
-    let parts = up::Parts::prepare(workspace, options, tests)?;
+    let parts = up::Parts::prepare(workspace, options, purpose)?;
     let started = Instant::now();
     let entry = up::run(workspace, options, &parts)?;
+    description::write(workspace, &entry, &parts)?;
     say(&format!("      cluster {} is up after {}", options.name, clock(started.elapsed())));
     Ok(Up { entry, programs: parts.programs })
 }

@@ -17,11 +17,20 @@ pub fn create(plan: &Plan) -> Result<()> {
     batch(None, &machine(plan))?;
     batch(Some(&plan.machine_name(Place::Hub)), &hub(plan))?;
     batch(Some(&plan.machine_name(Place::Client)), &client(plan))?;
+    create_nodes(plan)?;
+    // The way in from this machine, once the hub's end has its addresses.
+    batch(None, &machine_routes(plan))
+}
+
+/// Makes the nodes and their links to the hub.
+pub fn create_nodes(plan: &Plan) -> Result<()> {
+    let names = plan.nodes().map(|node| format!("netns add {}", plan.machine_name(Place::Node(node))));
+    batch(None, &names.collect::<Vec<_>>())?;
+    batch(Some(&plan.machine_name(Place::Hub)), &cables(plan))?;
     for node in plan.nodes() {
         batch(Some(&plan.machine_name(Place::Node(node))), &self::node(plan, node))?;
     }
-    // The way in from this machine, once the hub's end has its addresses.
-    batch(None, &machine_routes(plan))
+    Ok(())
 }
 
 fn batch(namespace: Option<&str>, lines: &[String]) -> Result<()> {
@@ -46,7 +55,8 @@ fn batch(namespace: Option<&str>, lines: &[String]) -> Result<()> {
 }
 
 fn machine(plan: &Plan) -> Vec<String> {
-    let mut lines: Vec<String> = plan.places().map(|place| format!("netns add {}", plan.machine_name(place))).collect();
+    let mut lines: Vec<String> =
+        [Place::Hub, Place::Client].map(|place| format!("netns add {}", plan.machine_name(place))).into();
     let link = plan.machine_link();
     lines.push(format!("link add {link} type veth peer name machine netns {}", plan.machine_name(Place::Hub)));
     lines.extend(addresses(plan, &link, |family| plan.peer(Network::Machine, family).to_string()));
@@ -68,18 +78,22 @@ fn machine_routes(plan: &Plan) -> Vec<String> {
 fn hub(plan: &Plan) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
     lines.push("link add br0 type bridge mcast_snooping 0".to_owned());
-    for node in plan.nodes() {
-        let name = Place::Node(node).name();
-        let there = plan.machine_name(Place::Node(node));
-        lines.push(format!("link add {name} type veth peer name eth0 netns {there}"));
-        lines.push(format!("link set {name} master br0 up"));
-    }
     lines.push(format!("link add client type veth peer name eth0 netns {}", plan.machine_name(Place::Client)));
     for (link, network) in [("br0", Network::Nodes), ("client", Network::Client), ("machine", Network::Machine)] {
         lines.extend(addresses(plan, link, |family| plan.hub(network, family).to_string()));
     }
     lines.extend(plan.nodes().flat_map(|node| pod_routes(plan, node)));
     lines
+}
+
+/// The nodes' links to the bridge.
+fn cables(plan: &Plan) -> Vec<String> {
+    let cable = |node| {
+        let name = Place::Node(node).name();
+        let there = plan.machine_name(Place::Node(node));
+        [format!("link add {name} type veth peer name eth0 netns {there}"), format!("link set {name} master br0 up")]
+    };
+    plan.nodes().flat_map(cable).collect()
 }
 
 fn client(plan: &Plan) -> Vec<String> {

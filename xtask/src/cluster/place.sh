@@ -27,7 +27,7 @@ echo "$hierarchies" | while read -r path type options; do
 done
 
 # Configuration and state of programs are the place's own. Little goes to memory; what may grow goes to the disk.
-mkdir -p "$DIRECTORY/containerd" "$DIRECTORY/kubelet" "$DIRECTORY/log"
+mkdir -p "$DIRECTORY/containerd" "$DIRECTORY/kubelet" "$DIRECTORY/culvert" "$DIRECTORY/log"
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock /run/netns /run/files /run/layers
 mount --bind "$DIRECTORY" /run/files
@@ -37,7 +37,8 @@ for directory in etc opt var; do
 done
 mkdir -p "$DIRECTORY"
 mount --bind /run/files "$DIRECTORY"
-for directory in containerd kubelet; do
+# What outlives a reboot of the node.
+for directory in containerd kubelet culvert; do
     mkdir -p "/var/lib/$directory"
     mount --bind "$DIRECTORY/$directory" "/var/lib/$directory"
 done

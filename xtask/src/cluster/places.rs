@@ -38,13 +38,13 @@ pub fn enter(files: &Path, place: Place, program: impl AsRef<OsStr>) -> Command 
     command
 }
 
-/// Starts all places of a cluster whose network namespaces exist.
-pub fn start_all(plan: &Plan, files: &Path) -> Result<()> {
+/// Starts places of a cluster whose network namespaces exist.
+pub fn start(plan: &Plan, files: &Path, which: impl Iterator<Item = Place>) -> Result<()> {
     let hierarchies = &Hierarchies::find()?;
     fs::write(files.join("place.sh"), SCRIPT)?;
     thread::scope(|scope| {
         let starts: Vec<_> =
-            plan.places().map(|place| (place, scope.spawn(move || start(plan, files, place, hierarchies)))).collect();
+            which.map(|place| (place, scope.spawn(move || start_one(plan, files, place, hierarchies)))).collect();
         for (place, start) in starts {
             let outcome = start.join().ok().context("the thread was lost").and_then(|result| result);
             outcome.with_context(|| format!("starting {}", place.name()))?;
@@ -53,7 +53,7 @@ pub fn start_all(plan: &Plan, files: &Path) -> Result<()> {
     })
 }
 
-fn start(plan: &Plan, files: &Path, place: Place, hierarchies: &Hierarchies) -> Result<()> {
+fn start_one(plan: &Plan, files: &Path, place: Place, hierarchies: &Hierarchies) -> Result<()> {
     let name = plan.machine_name(place);
     let directory = directory(files, place);
     fs::create_dir_all(directory.join("log"))?;

@@ -119,7 +119,7 @@ pub fn remove(name: &Name) -> Result<bool> {
 
 fn remove_locked(name: &Name, directory: &Path) -> Result<()> {
     let prefix = prefix(name);
-    Hierarchies::find()?.remove(&prefix)?;
+    Hierarchies::find()?.remove(|name| name.starts_with(&prefix))?;
     for name in names_in(NETNS, &prefix) {
         output(Command::new("ip").args(["netns", "delete", &name]))?;
     }

@@ -12,11 +12,12 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
-    Tests, addons, config, network,
+    Purpose, addons, config, network,
     node::Materials,
     options::{Cni, Options, Proxy},
     parts::{self, Image, Program, Programs},
     pki, places,
+    plan::Place,
     registry::Entry,
     store::Store,
 };
@@ -44,13 +45,15 @@ pub struct Parts {
 
 impl Parts {
     /// Builds what is missing.
-    pub fn prepare(workspace: &Workspace, options: &Options, tests: Tests) -> Result<Self> {
+    pub fn prepare(workspace: &Workspace, options: &Options, purpose: Purpose) -> Result<Self> {
         let mut wanted = Program::CLUSTER.to_vec();
         // Images of the tests are there as well: one store serves all clusters.
-        let mut pictures = [Image::CLUSTER, Image::TESTS, &[Image::KubeApiserver, Image::KubeProxy]].concat();
-        if tests == Tests::With {
-            wanted.extend(Program::TESTS);
-        }
+        let mut pictures = [Image::CLUSTER, Image::TESTS, &[Image::Servers]].concat();
+        wanted.extend(match purpose {
+            Purpose::Any => &[],
+            Purpose::Upstream => Program::TESTS,
+            Purpose::Software => Program::SOFTWARE,
+        });
         if options.cni == Cni::Flannel {
             pictures.extend(Image::FLANNEL);
         }
@@ -109,7 +112,25 @@ fn make_places(job: &mut Job, materials: &Materials, store: &Store) -> Result<()
     network::create(plan)?;
     allow_watches()?;
     job.note("namespaces");
-    places::start_all(plan, files)
+    places::start(plan, files, plan.places())
+}
+
+/// Starts the nodes anew, after their places have gone.
+pub fn restart(job: &mut Job, materials: &Materials) -> Result<()> {
+    let Materials { plan, files, .. } = materials;
+    job.note("network");
+    network::create_nodes(plan)?;
+    job.note("namespaces");
+    places::start(plan, files, plan.nodes().map(Place::Node))?;
+    job.note("containerd and kubelet");
+    for node in plan.nodes() {
+        materials.start_runtime(node)?;
+    }
+    for node in plan.nodes() {
+        materials.await_runtime(node)?;
+        materials.start_kubelet(node)?;
+    }
+    Ok(())
 }
 
 /// Every node's programs watch files, and Linux counts all of them as one user's.

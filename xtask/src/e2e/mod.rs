@@ -19,7 +19,7 @@ use clap::Args;
 
 use crate::{
     cluster::{
-        self, Tests,
+        self, Purpose,
         options::{Options, Proxy},
     },
     step::alone,
@@ -139,7 +139,7 @@ pub struct Trial<'a> {
 /// # Errors
 /// If the cluster does not come up or the tests cannot be run. Failed specs are results.
 pub fn on_a_cluster(workspace: &Workspace, trial: &Trial, keep: bool) -> Result<Results> {
-    let cluster = cluster::bring_up(workspace, trial.options, Tests::With)?;
+    let cluster = cluster::bring_up(workspace, trial.options, Purpose::Upstream)?;
     let outcome = alone(workspace, &format!("e2e {}", trial.title), LIMIT, |job| {
         let results = run::run(job, &cluster, trial)?;
         job.report(&results.counts().to_string());

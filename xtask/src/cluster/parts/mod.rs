@@ -49,12 +49,12 @@ enum Part {
     Flannel,
     /// helm
     Helm,
-    /// The image of ordinary servers and clients
-    Servers,
+    /// The image of ordinary servers and clients, and programs that tests run beside those
+    Software,
 }
 
 impl Part {
-    const ALL: &[Self] = &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::Servers];
+    const ALL: &[Self] = &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::Software];
 
     const fn programs(self) -> &'static [Program] {
         match self {
@@ -62,7 +62,7 @@ impl Part {
             Self::Tests => Program::TESTS,
             Self::Flannel => Program::FLANNEL,
             Self::Helm => &[Program::Helm],
-            Self::Servers => &[],
+            Self::Software => Program::SOFTWARE,
         }
     }
 
@@ -71,7 +71,7 @@ impl Part {
             Self::Cluster => Image::CLUSTER,
             Self::Tests => Image::TESTS,
             Self::Flannel => Image::FLANNEL,
-            Self::Servers => &[Image::Servers],
+            Self::Software => &[Image::Servers],
             Self::Helm => &[],
         }
     }

@@ -16,6 +16,10 @@ pub enum Module {
     FlannelCni,
     /// Helm.
     Helm,
+    /// A web server.
+    Caddy,
+    /// A gRPC service of our own and its clients.
+    Grpc,
 }
 
 impl Module {
@@ -28,6 +32,8 @@ impl Module {
             Self::Flannel => "flannel",
             Self::FlannelCni => "flannel-cni",
             Self::Helm => "helm",
+            Self::Caddy => "caddy",
+            Self::Grpc => "grpc",
         }
     }
 
@@ -40,6 +46,8 @@ impl Module {
             Self::Flannel => "github.com/flannel-io/flannel",
             Self::FlannelCni => "github.com/containernetworking/plugins",
             Self::Helm => "helm.sh/helm/v4",
+            Self::Caddy => "github.com/caddyserver/caddy/v2",
+            Self::Grpc => "google.golang.org/grpc",
         }
     }
 
@@ -57,7 +65,7 @@ impl Module {
             Self::Containerd => vec![format!("github.com/containerd/containerd/v2/version.Version={number}")],
             Self::Flannel => vec![format!("github.com/flannel-io/flannel/pkg/version.Version={version}")],
             Self::Helm => vec![format!("helm.sh/helm/v4/internal/version.version={version}")],
-            Self::CoreDns | Self::FlannelCni => Vec::new(),
+            Self::CoreDns | Self::FlannelCni | Self::Caddy | Self::Grpc => Vec::new(),
         }
     }
 }
@@ -103,6 +111,10 @@ pub enum Program {
     Ginkgo,
     /// `helm`
     Helm,
+    /// `caddy`
+    Caddy,
+    /// `grpc`: a service that tests roll, and its clients.
+    Grpc,
 }
 
 /// How `go` makes it.
@@ -161,12 +173,15 @@ impl Program {
     /// The overlay network.
     pub const FLANNEL: &[Self] = &[Self::Flanneld, Self::FlannelInstallConf, Self::FlannelCni];
 
+    /// What tests run in pods, beside what images have.
+    pub const SOFTWARE: &[Self] = &[Self::Caddy, Self::Grpc];
+
     /// What runs upstream's tests.
     pub const TESTS: &[Self] = &[Self::E2eTest, Self::Ginkgo];
 
     /// How it is made.
     pub const fn recipe(self) -> Recipe {
-        use Module::{CoreDns, Flannel, FlannelCni, Helm, Kubernetes};
+        use Module::{Caddy, CoreDns, Flannel, FlannelCni, Grpc, Helm, Kubernetes};
         match self {
             Self::KubeApiserver => program("kube-apiserver", Kubernetes, &["k8s.io/kubernetes/cmd/kube-apiserver"]),
             Self::KubeControllerManager => {
@@ -217,6 +232,8 @@ impl Program {
             }
             Self::CoreDns => program("coredns", CoreDns, &["."]),
             Self::Helm => program("helm", Helm, &["helm.sh/helm/v4/cmd/helm"]),
+            Self::Caddy => program("caddy", Caddy, &["."]),
+            Self::Grpc => program("grpc", Grpc, &["."]),
         }
     }
 }
