@@ -8,6 +8,7 @@
 //! | [`kube_proxy`] | the program itself, its rules, and what is left of them |
 //! | [`manifests`] | the folder of YAML that the agents watch |
 //! | [`agent`] | an agent on each node, started with four capabilities |
+//! | [`cluster`] | a real cluster of `cargo xtask cluster`: its places, pods, agents |
 //! | [`control_plane`] | etcd and an API server |
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
@@ -22,6 +23,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod deploy;

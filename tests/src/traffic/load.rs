@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UdpSocket, tcp::OwnedWriteHalf};
 use tokio::sync::watch;
@@ -29,11 +30,6 @@ pub fn full_rate() -> u32 {
     5_200 / slowness()
 }
 
-/// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
-fn patience() -> Duration {
-    Duration::from_secs(3) * slowness()
-}
-
 /// Three kinds of traffic to one target at the same time.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -49,23 +45,43 @@ pub struct Load {
     pub sockets: u32,
     /// Datagrams a second over all of them.
     pub datagram_rate: u32,
+    /// How long an answer may take before it counts as lost; longer than a TCP retransmission or two.
+    pub patience: Duration,
 }
 
 impl Load {
     /// `rate` requests a second: six tenths over 20 streams, one as new connections, three as datagrams from 10 sockets.
     pub fn mixed(to: SocketAddr, rate: u32) -> Self {
         let tenth = rate / 10;
-        Self { to, streams: 20, stream_rate: 6 * tenth, connect_rate: tenth, sockets: 10, datagram_rate: 3 * tenth }
+        Self {
+            to,
+            streams: 20,
+            stream_rate: 6 * tenth,
+            connect_rate: tenth,
+            sockets: 10,
+            datagram_rate: 3 * tenth,
+            patience: Duration::from_secs(3) * slowness(),
+        }
     }
 
     /// Starts in a place; returns once all streams stand.
     pub fn start(self, place: &Place) -> Result<Running> {
+        let place = place.clone();
+        self.begin(move || place.enter())
+    }
+
+    /// Starts where this process is.
+    pub fn start_here(self) -> Result<Running> {
+        self.begin(|| Ok(()))
+    }
+
+    fn begin(self, enter: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Running> {
         let (stop, stopped) = watch::channel(false);
         let (ready, stands) = std::sync::mpsc::channel();
         let ledger = Ledger::default();
-        let (place, book) = (place.clone(), ledger.clone());
+        let book = ledger.clone();
         let thread = std::thread::spawn(move || {
-            let result = place.enter().and_then(|()| {
+            let result = enter().and_then(|()| {
                 tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?
@@ -87,10 +103,10 @@ impl Load {
     ) -> Result<()> {
         let mut tasks = JoinSet::new();
         for index in 0..self.streams {
-            let stream = timeout(patience(), TcpStream::connect(self.to)).await??;
+            let stream = timeout(self.patience, TcpStream::connect(self.to)).await??;
             stream.set_nodelay(true)?;
             let pace = Pace::share(self.stream_rate, self.streams, index, stopped.clone());
-            tasks.spawn(stream_load(stream, pace, ledger.clone()));
+            tasks.spawn(stream_load(stream, pace, self.patience, ledger.clone()));
         }
         for index in 0..self.sockets {
             let socket = datagram_socket(self.to).await?;
@@ -98,10 +114,10 @@ impl Load {
                 socket.connect(self.to).await?;
             }
             let pace = Pace::share(self.datagram_rate, self.sockets, index, stopped.clone());
-            tasks.spawn(datagram_load(socket, self.to, pace, ledger.clone()));
+            tasks.spawn(datagram_load(socket, self.to, pace, self.patience, ledger.clone()));
         }
         let pace = Pace::share(self.connect_rate, 1, 0, stopped.clone());
-        tasks.spawn(connect_load(self.to, pace, ledger.clone()));
+        tasks.spawn(connect_load(self.to, pace, self.patience, ledger.clone()));
         let _ = ready.send(Ok(()));
         while tasks.join_next().await.is_some() {}
         Ok(())
@@ -146,7 +162,7 @@ impl Drop for Running {
 }
 
 /// What became of one kind of traffic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Requests sent.
     pub sent: u64,
@@ -192,7 +208,7 @@ impl fmt::Display for Tally {
 }
 
 /// What became of a load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// How long requests were sent.
     pub seconds: Duration,
@@ -300,7 +316,7 @@ fn open(times: &Times) -> usize {
 }
 
 /// Requests on one standing connection. Answers must come in the order of the requests.
-async fn stream_load(stream: TcpStream, mut pace: Pace, ledger: Ledger) {
+async fn stream_load(stream: TcpStream, mut pace: Pace, patience: Duration, ledger: Ledger) {
     let (reader, mut writer) = stream.into_split();
     let times = Times::default();
     let receiver = tokio::spawn(stream_answers(BufReader::new(reader), times.clone(), ledger.clone()));
@@ -314,9 +330,9 @@ async fn stream_load(stream: TcpStream, mut pace: Pace, ledger: Ledger) {
             }
         }
     }
-    drain(&times).await;
+    drain(&times, patience).await;
     close(writer).await;
-    let _ = timeout(patience(), receiver).await;
+    let _ = timeout(patience, receiver).await;
 }
 
 async fn close(mut writer: OwnedWriteHalf) {
@@ -344,15 +360,15 @@ async fn stream_answers(mut reader: BufReader<tokio::net::tcp::OwnedReadHalf>, t
 }
 
 /// Waits until all requests are answered, or for as long as an answer may take.
-async fn drain(times: &Times) {
+async fn drain(times: &Times, patience: Duration) {
     let mut ticks = interval(TICK);
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + patience;
     while open(times) > 0 && Instant::now() < deadline {
         ticks.tick().await;
     }
 }
 
-async fn connect_load(to: SocketAddr, mut pace: Pace, ledger: Ledger) {
+async fn connect_load(to: SocketAddr, mut pace: Pace, patience: Duration, ledger: Ledger) {
     let mut tasks = JoinSet::new();
     while let Some(due) = pace.due().await {
         for seq in due {
@@ -360,7 +376,7 @@ async fn connect_load(to: SocketAddr, mut pace: Pace, ledger: Ledger) {
             let ledger = ledger.clone();
             tasks.spawn(async move {
                 let start = Instant::now();
-                let outcome = timeout(patience(), one_connection(to, seq)).await;
+                let outcome = timeout(patience, one_connection(to, seq)).await;
                 ledger.note(|report| match outcome {
                     Ok(Ok(Some(answer))) if answer.seq == seq => {
                         report.connects.answer(&answer.server, start.elapsed());
@@ -392,7 +408,7 @@ async fn datagram_socket(to: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-async fn datagram_load(socket: UdpSocket, to: SocketAddr, mut pace: Pace, ledger: Ledger) {
+async fn datagram_load(socket: UdpSocket, to: SocketAddr, mut pace: Pace, patience: Duration, ledger: Ledger) {
     let socket = Arc::new(socket);
     let times = Times::default();
     let receiver = tokio::spawn(datagram_answers(socket.clone(), to, times.clone(), ledger.clone()));
@@ -410,7 +426,7 @@ async fn datagram_load(socket: UdpSocket, to: SocketAddr, mut pace: Pace, ledger
             });
         }
     }
-    drain(&times).await;
+    drain(&times, patience).await;
     receiver.abort();
 }
 

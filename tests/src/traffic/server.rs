@@ -33,20 +33,35 @@ impl Server {
     /// Listens at the given addresses. Never at the wildcard one: a UDP server there would answer from the address that the route
     /// back suggests, not from the one that was asked.
     pub fn start_at(place: &Place, addresses: &[IpAddr], ports: &[(Protocol, u16)]) -> Result<Self> {
+        let here = place.clone();
+        Self::begin(place.name(), move || here.enter(), addresses, ports)
+    }
+
+    /// The same where this process is, under a name.
+    pub fn start_here(name: &str, addresses: &[IpAddr], ports: &[(Protocol, u16)]) -> Result<Self> {
+        Self::begin(name, || Ok(()), addresses, ports)
+    }
+
+    fn begin(
+        name: &str,
+        enter: impl FnOnce() -> Result<()> + Send + 'static,
+        addresses: &[IpAddr],
+        ports: &[(Protocol, u16)],
+    ) -> Result<Self> {
         let (ready, listens) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let sockets =
             ports.iter().flat_map(|&(protocol, port)| addresses.iter().map(move |&ip| (protocol, (ip, port).into())));
-        let (place, sockets) = (place.clone(), sockets.collect::<Vec<(Protocol, SocketAddr)>>());
+        let (name, sockets) = (name.to_owned(), sockets.collect::<Vec<(Protocol, SocketAddr)>>());
         let thread = std::thread::spawn(move || {
             let started =
-                place.enter().and_then(|()| Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
+                enter().and_then(|()| Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
             let runtime = match started {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(ready.send(Err(error))),
             };
             runtime.block_on(async {
-                let opened = sockets.iter().try_for_each(|&(protocol, address)| open(place.name(), protocol, address));
+                let opened = sockets.iter().try_for_each(|&(protocol, address)| open(&name, protocol, address));
                 let listens = opened.is_ok();
                 let _ = ready.send(opened);
                 if listens {

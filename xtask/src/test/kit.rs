@@ -34,6 +34,7 @@ impl Kit {
         Ok(vec![
             ("PATH", search_path().to_string_lossy().into_owned()),
             ("CULVERT_BIN", self.artifacts.binary("culvert")?.display().to_string()),
+            ("CULVERT_TRAFFIC_BIN", self.artifacts.binary("culvert-traffic")?.display().to_string()),
             ("CULVERT_NEXT_BIN", self.next.display().to_string()),
             ("CULVERT_ORACLE_PACKETS", packets),
             // Errors say what they are about; where they passed through only hides it. Panics keep theirs.

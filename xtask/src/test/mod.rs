@@ -3,6 +3,7 @@
 //! Everything is built once, for all steps, and test programs are run directly: the same ones run here and in virtual
 //! machines.
 
+mod cluster;
 mod conformance;
 mod kit;
 mod kubernetes;
@@ -90,6 +91,13 @@ const STEPS: &[Step] = &[
         limit: minutes(40),
         required: true,
         run: conformance::run,
+    },
+    Step {
+        name: "cluster",
+        about: "agents as a DaemonSet on a real cluster: killed, upgraded, rolled back, rebooted",
+        limit: minutes(40),
+        required: true,
+        run: cluster::run,
     },
     Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
     Step {

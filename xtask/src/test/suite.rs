@@ -20,6 +20,10 @@ const MACHINES: &[&str] = &["ipvs"];
 /// Those that need programs of Kubernetes.
 const KUBERNETES: &[&str] = &["deploy", "kube_agent", "kube_proxy_itself", "kube_source"];
 
+/// Those that need a cluster, and those that reboot its nodes.
+const CLUSTER: &[&str] = &["cluster_api_server", "cluster_survival"];
+const REBOOT: &[&str] = &["cluster_reboot"];
+
 /// A set of test programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
@@ -33,6 +37,10 @@ pub enum Suite {
     Machines,
     /// Those with programs of Kubernetes.
     Kubernetes,
+    /// Those on a cluster.
+    Cluster,
+    /// Those on a cluster whose nodes are rebooted.
+    Reboot,
     /// All else of [`TEST_PACKAGE`].
     Namespaces,
 }
@@ -46,6 +54,8 @@ impl Suite {
             true if ORACLE.contains(&name) => Self::Oracle,
             true if MACHINES.contains(&name) => Self::Machines,
             true if KUBERNETES.contains(&name) => Self::Kubernetes,
+            true if CLUSTER.contains(&name) => Self::Cluster,
+            true if REBOOT.contains(&name) => Self::Reboot,
             true => Self::Namespaces,
         }
     }
@@ -58,10 +68,14 @@ impl Suite {
     /// Runs the suite to its end, and fails if one of its programs did.
     pub fn run(self, job: &mut Job) -> Result<Verdict> {
         let kit = Kit::build(job)?;
+        let environment = if self == Self::Kubernetes { kubernetes::environment(job)? } else { Vec::new() };
+        self.run_with(job, &kit, environment)
+    }
+
+    /// Runs it with what was built for it, and with more in its environment.
+    pub fn run_with(self, job: &mut Job, kit: &Kit, more: Vec<(&'static str, String)>) -> Result<Verdict> {
         let mut environment = kit.environment()?;
-        if self == Self::Kubernetes {
-            environment.extend(kubernetes::environment(job)?);
-        }
+        environment.extend(more);
         let mut failures = Failures::default();
         let mut any = false;
         for program in self.programs(&kit.artifacts) {
@@ -69,7 +83,7 @@ impl Suite {
             let mut command = Command::new(&program.path);
             command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
             command.envs(environment.iter().map(|(name, value)| (name, value)));
-            if matches!(self, Self::Namespaces | Self::Kubernetes) {
+            if matches!(self, Self::Namespaces | Self::Kubernetes | Self::Cluster | Self::Reboot) {
                 // What a test measures must not depend on what another one does meanwhile.
                 command.args(["--test-threads", "1"]);
             }
