@@ -59,6 +59,11 @@ pub fn image(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::IMAGE)
 }
 
+/// Installs software that tests on a cluster try with Services, beside what everything needs.
+pub fn software(workspace: &Workspace) -> Result<()> {
+    install_packages(workspace, needs::SOFTWARE)
+}
+
 /// Installs what `cargo check` for aarch64 needs beside what everything needs.
 pub fn aarch64(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::AARCH64)

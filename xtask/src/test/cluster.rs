@@ -19,6 +19,7 @@ use crate::{
 pub fn run(job: &mut Job) -> Result<Verdict> {
     let kit = Kit::build(job)?;
     let next = next(job)?;
+    setup::software(job.workspace)?;
     on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next)?;
     on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next)
 }
@@ -36,7 +37,7 @@ fn next(job: &mut Job) -> Result<Archive> {
 }
 
 fn on_cluster(job: &mut Job, kit: &Kit, suite: Suite, options: &Options, next: &Archive) -> Result<Verdict> {
-    let cluster = cluster::bring_up(job.workspace, options, Purpose::Any)?;
+    let cluster = cluster::bring_up(job.workspace, options, Purpose::Software)?;
     let environment = vec![
         ("CULVERT_CLUSTER", cluster.description().display().to_string()),
         ("CULVERT_NEXT_IMAGE", next.path.display().to_string()),

@@ -21,7 +21,7 @@ const MACHINES: &[&str] = &["ipvs"];
 const KUBERNETES: &[&str] = &["deploy", "kube_agent", "kube_proxy_itself", "kube_source"];
 
 /// Those that need a cluster, and those that reboot its nodes.
-const CLUSTER: &[&str] = &["cluster_api_server", "cluster_survival"];
+const CLUSTER: &[&str] = &["cluster_api_server", "cluster_software", "cluster_survival"];
 const REBOOT: &[&str] = &["cluster_reboot"];
 
 /// A set of test programs.

@@ -1,0 +1,146 @@
+//! Web servers and reverse proxies: three pods behind a Service, a proxy to that behind a node port, and wrk outside.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_tests::cluster::{LIMIT, objects};
+use culvert_tests::process::eventually;
+use serde_json::{Value, json};
+
+use super::Stage;
+
+/// Where servers and proxies listen.
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 31730;
+/// Where Caddy serves HTTP/3.
+const SECURE: u16 = 8443;
+
+/// NGINX that answers with the name of its host.
+fn web(stage: &Stage) -> Result<Value> {
+    let configuration = format!(
+        "user root; error_log stderr; pid /tmp/nginx.pid; worker_processes 1; daemon off; events {{ }} http {{ access_log off; \
+         server {{ listen {PORT}; return 200 \"$hostname\\n\"; }} }}"
+    );
+    server(stage, &configuration, "exec nginx -e stderr -c /tmp/conf")
+}
+
+/// A container that writes its configuration and becomes a server, ready once that answers HTTP.
+fn server(stage: &Stage, configuration: &str, command: &str) -> Result<Value> {
+    let script = format!("cat > /tmp/conf <<'END'\n{configuration}\nEND\n{command}");
+    let mut container = objects::container(stage.cluster.image("servers")?, &["sh", "-ec", &script]);
+    container["readinessProbe"] = json!({"httpGet": {"port": PORT, "path": "/"}, "periodSeconds": 1});
+    Ok(container)
+}
+
+/// Three of the web servers, and two of the proxies to their Service `web`.
+fn play(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
+    stage.namespace.apply(&[objects::service("web", "web", PORT)])?;
+    front(stage, &objects::deployment("web", 3, web), &objects::deployment("proxy", 2, proxy))
+}
+
+/// Both Deployments, and the proxies behind a node port, under load from outside.
+fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
+    stage.namespace.apply(&[web.clone(), objects::node_port_service("proxy", "proxy", PORT, NODE_PORT)])?;
+    stage.namespace.await_rollout("deployment/web")?;
+    stage.namespace.apply(&[proxy.clone()])?;
+    stage.namespace.await_rollout("deployment/proxy")?;
+    // n1 and n2 have no proxy or one of the two: both hand on.
+    let outside = stage.cluster.site("client")?;
+    let mut seen = BTreeSet::new();
+    for node in ["n1", "n2"] {
+        let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address(node)?);
+        eventually(&format!("{url} answers"), LIMIT, || {
+            seen.insert(outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?);
+            Ok(Some(()))
+        })?;
+        clean(&outside.sh(&format!("wrk --threads 1 --connections 20 --duration 3s --timeout 20s {url}"))?)?;
+        clean(
+            &outside.sh(&format!(
+                "wrk --threads 1 --connections 20 --duration 3s --timeout 20s -H Connection:close {url}"
+            ))?,
+        )?;
+    }
+    ensure!(seen.iter().all(|name| name.starts_with("web-")), "{seen:?}");
+    eventually("all servers answer", LIMIT, || {
+        let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address("n3")?);
+        seen.insert(outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?);
+        Ok((seen.len() == 3).then_some(()))
+    })
+}
+
+/// What wrk says of a run without any error.
+fn clean(said: &str) -> Result<()> {
+    ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    let requests = said.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")).context("no figure")?;
+    ensure!(requests.trim().parse::<f64>()? > 1.0, "{said}");
+    Ok(())
+}
+
+pub fn nginx(stage: &Stage) -> Result<()> {
+    let upstream = stage.name("web");
+    let proxy = format!(
+        "user root; error_log stderr; pid /tmp/nginx.pid; worker_processes 1; daemon off; events {{ }} http {{ access_log off; \
+         upstream web {{ server {upstream}:{PORT}; keepalive 8; }} server {{ listen {PORT}; location / {{ \
+         proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
+    );
+    let proxy = server(stage, &proxy, "exec nginx -e stderr -c /tmp/conf")?;
+    play(stage, &web(stage)?, &proxy)
+}
+
+pub fn haproxy(stage: &Stage) -> Result<()> {
+    let upstream = stage.name("web");
+    let proxy = format!(
+        "global\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 10s\n  timeout client 30s\n  timeout server 30s\n\
+         frontend front\n  bind :{PORT}\n  default_backend web\n\
+         backend web\n  option httpchk GET /\n  server web {upstream}:{PORT} check inter 500ms"
+    );
+    let proxy = server(stage, &proxy, "exec haproxy -f /tmp/conf")?;
+    play(stage, &web(stage)?, &proxy)
+}
+
+pub fn caddy(stage: &Stage) -> Result<()> {
+    let upstream = stage.name("web");
+    let key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=web";
+    let key = format!("{key} -addext subjectAltName=DNS:{upstream} -keyout /dev/stdout 2> /dev/null");
+    let pair = stage.cluster.site("hub")?.script(&key)?;
+    let part = |kind: &str| -> Result<String> {
+        let (begin, end) = (format!("-----BEGIN {kind}-----"), format!("-----END {kind}-----\n"));
+        let from = pair.find(&begin).with_context(|| pair.clone())?;
+        let length = pair[from..].find(&end).with_context(|| pair.clone())? + end.len();
+        Ok(pair[from..from + length].to_owned())
+    };
+    let answer = json!([{"handle": [{"handler": "static_response", "body": "{system.hostname}\n"}]}]);
+    let web = json!({
+        "admin": {"disabled": true},
+        "apps": {
+            "tls": {"certificates": {"load_pem": [{"certificate": part("CERTIFICATE")?, "key": part("PRIVATE KEY")?}]}},
+            "http": {"servers": {
+                "secure": {"listen": [format!(":{SECURE}")], "protocols": ["h3"], "routes": answer,
+                    "tls_connection_policies": [{}], "automatic_https": {"disable": true}},
+                // For the probe.
+                "plain": {"listen": [format!(":{PORT}")], "routes": answer, "automatic_https": {"disable": true}},
+            }},
+        },
+    });
+    let proxy = json!({
+        "admin": {"disabled": true},
+        "apps": {"http": {"servers": {"front": {
+            "listen": [format!(":{PORT}")],
+            "automatic_https": {"disable": true},
+            "routes": [{"handle": [{
+                "handler": "reverse_proxy",
+                "upstreams": [{"dial": format!("{upstream}:{SECURE}")}],
+                "transport": {"protocol": "http", "versions": ["3"], "tls": {"insecure_skip_verify": true}},
+            }]}],
+        }}}},
+    });
+    let run = "exec /programs/caddy run --config /tmp/conf";
+    let containers = [&web, &proxy].map(|configuration| server(stage, &configuration.to_string(), run));
+    let [web, proxy] = containers;
+    let (mut web, mut proxy) = (objects::deployment("web", 3, &web?), objects::deployment("proxy", 2, &proxy?));
+    for deployment in [&mut web, &mut proxy] {
+        stage.mount(deployment, "caddy")?;
+    }
+    stage.namespace.apply(&[objects::service("web", "web", SECURE)])?;
+    front(stage, &web, &proxy)
+}
