@@ -6,7 +6,7 @@ use super::{kit::Kit, suite::Suite};
 use crate::{
     cluster::{
         self, Purpose,
-        options::{Cni, Families, Options, Proxy, Sockets},
+        options::{Cni, Options},
     },
     image,
     oci::Archive,
@@ -26,7 +26,7 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
 
 fn options(name: &str, nodes: u8, cni: Cni) -> Result<Options> {
     let name = name.parse().map_err(anyhow::Error::msg)?;
-    Ok(Options { name, nodes, cni, proxy: Proxy::Culvert, families: Families::V4, sockets: Sockets::All })
+    Ok(Options { nodes, cni, ..Options::usual(name) })
 }
 
 /// The agent with another layout of its maps, as an image.
