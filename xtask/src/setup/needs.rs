@@ -120,7 +120,7 @@ pub const AARCH64: &[Need] = &[
     file("/usr/aarch64-linux-gnu/include/assert.h", "libc6-dev-arm64-cross"),
 ];
 
-/// Needed to try software with Services on a cluster: ZooKeeper, and what runs it.
+/// Needed to try software with Services on a cluster: `ZooKeeper`, and what runs it.
 pub const SOFTWARE: &[Need] =
     &[command("java", "openjdk-17-jre-headless"), file("/usr/share/java/zookeeper.jar", "libzookeeper-java")];
 
