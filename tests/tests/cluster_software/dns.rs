@@ -82,7 +82,7 @@ pub fn coredns(stage: &Stage) -> Result<()> {
     ask(&stage.namespace.pod("client")?, &format!("@{front}"), name, &address)
 }
 
-/// What NodeLocal DNSCache does to nodes and to kube-system; undone with its guard.
+/// What the cache's installation does to nodes and to kube-system; undone with its guard.
 struct Caches<'a> {
     cluster: &'a Cluster,
     dns: String,
@@ -100,7 +100,8 @@ impl<'a> Caches<'a> {
         cluster.apply(&[upstream])?;
         for node in cluster.nodes() {
             let site = cluster.site(&node)?;
-            site.sh("ip link add nodelocaldns type dummy")?;
+            // Not every kernel has dummy links.
+            site.script("ip link add nodelocaldns type dummy || ip link add nodelocaldns type bridge")?;
             site.sh("ip link set nodelocaldns up")?;
             site.sh("ip address add 169.254.20.10/32 dev nodelocaldns")?;
             site.sh(&format!("ip address add {}/32 dev nodelocaldns", caches.dns))?;

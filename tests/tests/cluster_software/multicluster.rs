@@ -1,5 +1,5 @@
 //! A Service that is imported from another cluster (KEP-1645): the controllers of the multi-cluster API derive a Service
-//! without selector from the ServiceImport, and copy the other cluster's slices beside it.
+//! without selector from the `ServiceImport`, and copy the other cluster's slices beside it.
 
 use std::net::SocketAddr;
 

@@ -42,7 +42,7 @@ fn play(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
 fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
     stage.namespace.apply(&[web.clone(), objects::node_port_service("proxy", "proxy", PORT, NODE_PORT)])?;
     stage.namespace.await_rollout("deployment/web")?;
-    stage.namespace.apply(&[proxy.clone()])?;
+    stage.namespace.apply(std::slice::from_ref(proxy))?;
     stage.namespace.await_rollout("deployment/proxy")?;
     // n1 and n2 have no proxy or one of the two: both hand on.
     let outside = stage.cluster.site("client")?;
@@ -50,7 +50,8 @@ fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
     for node in ["n1", "n2"] {
         let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address(node)?);
         eventually(&format!("{url} answers"), LIMIT, || {
-            seen.insert(outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?);
+            let said = outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?;
+            seen.insert(said.trim_end().to_owned());
             Ok(Some(()))
         })?;
         clean(&outside.sh(&format!("wrk --threads 1 --connections 20 --duration 3s --timeout 20s {url}"))?)?;
@@ -61,10 +62,13 @@ fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
         )?;
     }
     ensure!(seen.iter().all(|name| name.starts_with("web-")), "{seen:?}");
+    // Many at the same time: one after the other may all go over one connection that the proxy keeps.
+    let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address("n3")?);
+    let crowd = format!("for i in $(seq 30); do curl --silent --show-error --fail --max-time 20 {url} & done; wait");
     eventually("all servers answer", LIMIT, || {
-        let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address("n3")?);
-        seen.insert(outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?);
-        Ok((seen.len() == 3).then_some(()))
+        seen.extend(outside.script(&crowd)?.lines().map(str::to_owned));
+        ensure!(seen.len() == 3, "{seen:?}");
+        Ok(Some(()))
     })
 }
 

@@ -1,6 +1,7 @@
-//! ZooKeeper: an ensemble whose servers know each other by Services, and a session that outlives its server. Its programs are
+//! `ZooKeeper`: an ensemble whose servers know each other by Services, and a session that outlives its server. Its programs are
 //! Debian's (`libzookeeper-java`, a Java runtime), and run in pods as processes with this machine's files.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +37,7 @@ impl Drop for Java {
     }
 }
 
-/// A call of Java with Debian's ZooKeeper.
+/// A call of Java with Debian's `ZooKeeper`.
 fn java(site: &Site) -> Command {
     let mut command = site.command("java");
     command.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
@@ -74,7 +75,7 @@ pub fn zookeeper(stage: &Stage) -> Result<()> {
     let mut ensemble = String::new();
     for (index, (name, _)) in SERVERS.iter().enumerate() {
         let address = namespace.cluster_ip(name)?;
-        ensemble.push_str(&format!("server.{}={address}:{PEER}:{ELECTION};{CLIENT}\n", index + 1));
+        writeln!(ensemble, "server.{}={address}:{PEER}:{ELECTION};{CLIENT}", index + 1)?;
     }
     let mut servers = Vec::new();
     for (index, (name, _)) in SERVERS.iter().enumerate() {
