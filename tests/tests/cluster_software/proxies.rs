@@ -35,11 +35,11 @@ fn server(stage: &Stage, configuration: &str, command: &str) -> Result<Value> {
 /// Three of the web servers, and two of the proxies to their Service `web`.
 fn play(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
     stage.namespace.apply(&[objects::service("web", "web", PORT)])?;
-    front(stage, &objects::deployment("web", 3, web), &objects::deployment("proxy", 2, proxy))
+    front(stage, &objects::deployment("web", 3, web), &objects::deployment("proxy", 2, proxy), 3)
 }
 
-/// Both Deployments, and the proxies behind a node port, under load from outside.
-fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
+/// Both Deployments, and the proxies behind a node port, under load from outside; so many web servers must answer at least.
+fn front(stage: &Stage, web: &Value, proxy: &Value, servers: usize) -> Result<()> {
     stage.namespace.apply(&[web.clone(), objects::node_port_service("proxy", "proxy", PORT, NODE_PORT)])?;
     stage.namespace.await_rollout("deployment/web")?;
     stage.namespace.apply(std::slice::from_ref(proxy))?;
@@ -65,9 +65,9 @@ fn front(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
     // Many at the same time: one after the other may all go over one connection that the proxy keeps.
     let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address("n3")?);
     let crowd = format!("for i in $(seq 30); do curl --silent --show-error --fail --max-time 20 {url} & done; wait");
-    eventually("all servers answer", LIMIT, || {
+    eventually(&format!("{servers} servers answer"), LIMIT, || {
         seen.extend(outside.script(&crowd)?.lines().map(str::to_owned));
-        ensure!(seen.len() == 3, "{seen:?}");
+        ensure!(seen.len() >= servers, "{seen:?}");
         Ok(Some(()))
     })
 }
@@ -146,5 +146,6 @@ pub fn caddy(stage: &Stage) -> Result<()> {
         stage.mount(deployment, "caddy")?;
     }
     stage.namespace.apply(&[objects::service("web", "web", SECURE)])?;
-    front(stage, &web, &proxy)
+    // Each proxy has one QUIC connection for all requests, and both may have found the same server.
+    front(stage, &web, &proxy, 1)
 }
