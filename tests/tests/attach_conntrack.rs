@@ -28,8 +28,12 @@ fn translated_connections_are_found_as_long_as_they_live() -> Result<()> {
         sh("ip link set lo up")?;
         for family in Family::BOTH {
             let (server, service) = addresses(family);
-            let iptables = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
-            sh(&format!("ip addr add {} dev lo", server.ip()))?;
+            // Without nodad, an IPv6 address cannot be bound to before the kernel's own work has looked at it.
+            let (iptables, nodad) = match family {
+                Family::V4 => ("iptables-legacy", ""),
+                Family::V6 => ("ip6tables-legacy", " nodad"),
+            };
+            sh(&format!("ip addr add {} dev lo{nodad}", server.ip()))?;
             sh(&format!("ip route add {} dev lo", service.ip()))?;
             sh(&format!(
                 "{iptables} -t nat -A OUTPUT -d {} -p tcp --dport {} -j DNAT --to-destination {server}",
