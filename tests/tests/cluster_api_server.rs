@@ -25,17 +25,9 @@ struct Stage {
     _servers: Vec<Server>,
 }
 
-/// The slice of a Service without selector, with a pod's address.
+/// The slice of the Service `web`, with a pod's address.
 fn slice(server: &Site) -> Result<Value> {
-    let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT});
-    Ok(json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "ports": [port("TCP"), port("UDP")],
-        "endpoints": [{"addresses": [server.address()?.to_string()]}],
-    }))
+    Ok(objects::slice("web-1", "web", server.address()?, PORT))
 }
 
 impl Stage {
@@ -115,7 +107,7 @@ fn traffic_goes_on_while_the_api_server_is_away() -> Result<()> {
         is_away(cluster)?;
         thread::sleep(LONG);
         // The agents go too. kubelet starts them again, and they find what the last ones left.
-        cluster.kill_agents_of(&before)?;
+        cluster.kill_agents(&before)?;
         for node in cluster.nodes() {
             eventually(&format!("the agent of {node} runs again"), LIMIT, || {
                 let status = cluster.status(&node)?;

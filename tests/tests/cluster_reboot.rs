@@ -4,10 +4,9 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_tests::cluster::{Cluster, LIMIT, Namespace, objects};
+use culvert_tests::cluster::{Cluster, LIMIT, Namespace, objects, timeout};
 use culvert_tests::process::eventually;
 use culvert_tests::shell::run;
-use serde_json::json;
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 31720;
@@ -36,9 +35,8 @@ fn serves(cluster: &Cluster, namespace: &Namespace) -> Result<()> {
 
 /// Waits until pods of all nodes were made or ready after the reboot.
 fn all_ready(cluster: &Cluster) -> Result<()> {
-    let patience = format!("--timeout={}s", LIMIT.as_secs());
     cluster.await_rollout("kube-flannel", "daemonset/flannel")?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", &patience])?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", &timeout()])?;
     cluster.await_rollout("kube-system", "deployment/coredns")
 }
 
@@ -50,7 +48,7 @@ fn a_cluster_comes_up_again_without_kube_proxy() -> Result<()> {
     cluster.upgrade(&["apiServers=null"])?;
     let namespace = cluster.namespace("reboot")?;
     let mut container = objects::container(cluster.image("agnhost")?, &["/agnhost", "netexec"]);
-    container["readinessProbe"] = json!({"httpGet": {"port": PORT, "path": "/hostname"}, "periodSeconds": 1});
+    container["readinessProbe"] = objects::http_probe(PORT, "/hostname");
     namespace.apply(&[
         objects::deployment("web", 2, &container),
         objects::node_port_service("web", "web", PORT, NODE_PORT),

@@ -94,7 +94,7 @@ impl Stage {
 
     fn kill(&self) -> Result<()> {
         let before = self.cluster.agents()?;
-        self.cluster.kill_agents()?;
+        self.cluster.kill_agents(&before)?;
         self.cluster.await_agents(&before)?;
         self.cluster.await_health()
     }

@@ -99,7 +99,7 @@ fn config(workspace: &Workspace) -> Config {
         ("version", env!("CARGO_PKG_VERSION")),
     ];
     let mut labels: Vec<(&str, String)> = labels.map(|(key, value)| (key, value.to_owned())).into();
-    let commit = git(workspace, &["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]);
+    let commit = workspace.git(&["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]).ok();
     labels.extend(commit.map(|commit| ("revision", commit)));
     Config {
         entrypoint: vec!["/usr/bin/culvert".to_owned()],
@@ -107,16 +107,9 @@ fn config(workspace: &Workspace) -> Config {
         environment: vec!["PATH=/usr/bin".to_owned()],
         labels: labels.into_iter().map(|(key, value)| (format!("org.opencontainers.image.{key}"), value)).collect(),
         // The commit's time, not now: one source gives one image.
-        created: git(workspace, &["show", "--no-patch", "--format=%cI", "HEAD"]),
+        created: workspace.git(&["show", "--no-patch", "--format=%cI", "HEAD"]).ok(),
         ..Config::default()
     }
-}
-
-/// What git says of the checkout; nothing where there is no git or no repository.
-fn git(workspace: &Workspace, arguments: &[&str]) -> Option<String> {
-    let mut git = Command::new("git");
-    git.args(arguments).current_dir(&workspace.root).env("PATH", search_path());
-    process::output(&mut git).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// The agent as a static program, in the release profile.

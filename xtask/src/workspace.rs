@@ -5,12 +5,13 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::OnceLock,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::kernel::Toolchain;
+use crate::{kernel::Toolchain, process::output};
 
 /// The checkout and its cache directory.
 pub struct Workspace {
@@ -45,6 +46,18 @@ impl Workspace {
     /// The compiler of the kernel programs, once `setup` is through.
     pub fn toolchain(&self) -> Option<&Toolchain> {
         self.toolchain.get_or_init(Toolchain::find).as_ref()
+    }
+
+    /// What git says of the checkout.
+    ///
+    /// # Errors
+    /// If there is no git or no repository, or it has nothing to say.
+    pub fn git(&self, arguments: &[&str]) -> Result<String> {
+        let mut git = Command::new("git");
+        git.args(arguments).current_dir(&self.root).env("PATH", search_path());
+        let said = output(&mut git)?.trim().to_owned();
+        ensure!(!said.is_empty(), "git {} says nothing", arguments.join(" "));
+        Ok(said)
     }
 
     /// The log file of a step; the last run's is overwritten.

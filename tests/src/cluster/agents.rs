@@ -42,13 +42,8 @@ impl Cluster {
         Ok(agents)
     }
 
-    /// Ends the agent of each node by `kill -9`, all at the same time. kubelet starts them again.
-    pub fn kill_agents(&self) -> Result<()> {
-        self.kill_agents_of(&self.agents()?)
-    }
-
-    /// The same with agents that were seen earlier, when the API server was there to ask.
-    pub fn kill_agents_of(&self, agents: &[Agent]) -> Result<()> {
+    /// Ends agents by `kill -9`, all at the same time. kubelet starts them again. The API server is not asked.
+    pub fn kill_agents(&self, agents: &[Agent]) -> Result<()> {
         for agent in agents {
             let node = &self.place(&agent.node)?.cgroup;
             let cgroup = find(node, &agent.container).with_context(|| format!("{} does not run", agent.pod))?;

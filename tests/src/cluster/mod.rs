@@ -32,6 +32,11 @@ pub use site::Site;
 /// How long anything may take in a cluster on a machine that has other work.
 pub const LIMIT: Duration = Duration::from_mins(5);
 
+/// The same as an option of kubectl's.
+pub fn timeout() -> String {
+    format!("--timeout={}s", LIMIT.as_secs())
+}
+
 /// What xtask says of a cluster (`xtask/src/cluster/description.rs`).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Description {
@@ -152,8 +157,7 @@ impl Cluster {
 
     /// Waits until all replicas of a Deployment or pods of a DaemonSet are of its newest kind and ready.
     pub fn await_rollout(&self, namespace: &str, object: &str) -> Result<()> {
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
-        self.kubectl(&["-n", namespace, "rollout", "status", object, &limit]).map(drop)
+        self.kubectl(&["-n", namespace, "rollout", "status", object, &timeout()]).map(drop)
     }
 
     /// A namespace that goes with its guard.
@@ -162,12 +166,6 @@ impl Cluster {
         self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--wait"])?;
         self.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})])?;
         Ok(Namespace { cluster: self.clone(), name: name.to_owned() })
-    }
-
-    /// Where the first container of a pod runs.
-    pub fn pod(&self, namespace: &str, name: &str) -> Result<Site> {
-        let pod = self.get(&["-n", namespace, "pod", name])?;
-        self.pod_site(&pod)
     }
 
     fn pod_site(&self, pod: &Value) -> Result<Site> {
@@ -216,13 +214,12 @@ impl Namespace {
 
     /// Waits until pods are ready, those of that name or label (`pod/x`, `-lapp=x`).
     pub fn await_pods(&self, which: &[&str]) -> Result<()> {
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
         let kind: &[&str] = if which.iter().any(|word| word.starts_with("pod/")) { &[] } else { &["pod"] };
         eventually("the pods exist", LIMIT, || {
             let said = self.kubectl(&[&["get", "-o", "name"], kind, which].concat())?;
             Ok((!said.trim().is_empty()).then_some(()))
         })?;
-        self.kubectl(&[&["wait", "--for=condition=Ready", &limit], kind, which].concat()).map(drop)
+        self.kubectl(&[&["wait", "--for=condition=Ready", &timeout()], kind, which].concat()).map(drop)
     }
 
     /// Waits until all replicas are of the newest kind and ready.
@@ -232,40 +229,23 @@ impl Namespace {
 
     /// Where the first container of a pod runs.
     pub fn pod(&self, name: &str) -> Result<Site> {
-        self.cluster.pod(&self.name, name)
-    }
-
-    /// The first pod of a label `app`.
-    pub fn pod_of(&self, app: &str) -> Result<Site> {
-        let pods = self.get(&["pod", &format!("-lapp={app}")])?;
-        let pod = pods["items"].get(0).with_context(|| format!("no pod of {app}"))?;
-        self.cluster.pod_site(pod)
+        self.cluster.pod_site(&self.get(&["pod", name])?)
     }
 
     /// The ClusterIP of a Service.
     pub fn cluster_ip(&self, service: &str) -> Result<IpAddr> {
-        let service = self.get(&["service", service])?;
-        let address = service["spec"]["clusterIP"].as_str().context("no ClusterIP")?;
-        address.parse().with_context(|| format!("clusterIP: {address}"))
+        Ok(self.front(service)?.ip())
     }
 
     /// The ClusterIP of a Service with its first port.
     pub fn front(&self, service: &str) -> Result<SocketAddr> {
-        let port = self.port(service, "port")?;
-        Ok((self.cluster_ip(service)?, port).into())
-    }
-
-    /// The node port of a Service's first port.
-    pub fn node_port(&self, service: &str) -> Result<u16> {
-        self.port(service, "nodePort")
-    }
-
-    fn port(&self, service: &str, field: &str) -> Result<u16> {
         let object = self.get(&["service", service])?;
-        let port = &object["spec"]["ports"][0][field];
+        let address = object["spec"]["clusterIP"].as_str().context("no ClusterIP")?;
+        let address: IpAddr = address.parse().with_context(|| format!("clusterIP: {address}"))?;
+        let port = &object["spec"]["ports"][0]["port"];
         match port.as_u64().map(u16::try_from) {
-            Some(Ok(port)) => Ok(port),
-            _ => bail!("service {service}: {field} is {port}"),
+            Some(Ok(port)) => Ok((address, port).into()),
+            _ => bail!("service {service}: port is {port}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Objects of Kubernetes as JSON, with what tests say of them and no more.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 /// A pod that does nothing itself: programs are put into it. `app` is its label.
@@ -59,14 +61,34 @@ pub fn deployment(name: &str, replicas: u32, container: &Value) -> Value {
 
 /// A Service of one port, for TCP and for UDP, in front of the pods with a label `app`.
 pub fn service(name: &str, app: &str, port: u16) -> Value {
-    let ports =
-        ["TCP", "UDP"].map(|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": port}));
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name},
-        "spec": {"selector": {"app": app}, "ports": ports},
+        "spec": {"selector": {"app": app}, "ports": ports(port)},
     })
+}
+
+/// A slice of a Service that has no selector, for TCP and for UDP, with one endpoint.
+pub fn slice(name: &str, service: &str, address: IpAddr, port: u16) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "ports": ports(port),
+        "endpoints": [{"addresses": [address.to_string()]}],
+    })
+}
+
+/// Ports of one number, named by their protocols.
+fn ports(port: u16) -> [Value; 2] {
+    ["TCP", "UDP"].map(|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": port}))
+}
+
+/// A probe that asks over HTTP once a second.
+pub fn http_probe(port: u16, path: &str) -> Value {
+    json!({"httpGet": {"port": port, "path": path}, "periodSeconds": 1})
 }
 
 /// The same with node ports. The first port is the one for TCP, and the one for UDP has the same number.

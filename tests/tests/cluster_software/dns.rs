@@ -52,7 +52,7 @@ fn server(stage: &Stage, corefile: &str) -> Result<Value> {
     })])?;
     let mut container = objects::container(stage.cluster.image("coredns")?, &["/coredns", "-conf", "/dns/Corefile"]);
     container["volumeMounts"] = json!([{"name": "dns", "mountPath": "/dns"}]);
-    container["readinessProbe"] = json!({"httpGet": {"port": 8181, "path": "/ready"}, "periodSeconds": 1});
+    container["readinessProbe"] = objects::http_probe(8181, "/ready");
     Ok(container)
 }
 

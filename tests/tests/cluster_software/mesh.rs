@@ -17,7 +17,7 @@ pub fn sidecar(stage: &Stage) -> Result<()> {
     let (cluster, namespace) = (&stage.cluster, &stage.namespace);
     let agnhost = cluster.image("agnhost")?;
     let mut web = objects::container(agnhost, &["/agnhost", "netexec"]);
-    web["readinessProbe"] = json!({"httpGet": {"port": PORT, "path": "/hostname"}, "periodSeconds": 1});
+    web["readinessProbe"] = objects::http_probe(PORT, "/hostname");
     namespace.apply(&[objects::deployment("web", 3, &web), objects::service("web", "web", PORT)])?;
 
     let rules = format!(

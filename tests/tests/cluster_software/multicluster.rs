@@ -16,30 +16,18 @@ const DERIVED: &str = "derived-hjk4lmn5op";
 
 /// A slice as it is copied from another cluster: its nodes and zones are none of this one's.
 fn slice(cluster: &str, server: &Site) -> Result<Value> {
-    let ports =
-        ["TCP", "UDP"].map(|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT}));
-    Ok(json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": format!("imported-{cluster}-web"),
-            "labels": {
-                "kubernetes.io/service-name": DERIVED,
-                "multicluster.kubernetes.io/service-name": "web",
-                "multicluster.kubernetes.io/source-cluster": cluster,
-                "endpointslice.kubernetes.io/managed-by": "imports.example.com",
-            },
-        },
-        "addressType": "IPv4",
-        "ports": ports,
-        "endpoints": [{
-            "addresses": [server.address()?.to_string()],
-            "conditions": {"ready": true, "serving": true, "terminating": false},
-            "nodeName": format!("{cluster}-worker-1"),
-            "zone": format!("{cluster}-1a"),
-            "hints": {"forZones": [{"name": format!("{cluster}-1a")}]},
-        }],
-    }))
+    let (name, zone) = (format!("imported-{cluster}-web"), format!("{cluster}-1a"));
+    let mut slice = objects::slice(&name, DERIVED, server.address()?, PORT);
+    let labels = &mut slice["metadata"]["labels"];
+    labels["multicluster.kubernetes.io/service-name"] = "web".into();
+    labels["multicluster.kubernetes.io/source-cluster"] = cluster.into();
+    labels["endpointslice.kubernetes.io/managed-by"] = "imports.example.com".into();
+    let endpoint = &mut slice["endpoints"][0];
+    endpoint["conditions"] = json!({"ready": true, "serving": true, "terminating": false});
+    endpoint["nodeName"] = format!("{cluster}-worker-1").into();
+    endpoint["hints"] = json!({"forZones": [{"name": zone}]});
+    endpoint["zone"] = zone.into();
+    Ok(slice)
 }
 
 pub fn import(stage: &Stage) -> Result<()> {

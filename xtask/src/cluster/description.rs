@@ -45,7 +45,6 @@ pub fn write(workspace: &Workspace, entry: &Entry, parts: &Parts) -> Result<()> 
         .collect();
     let description = json!({
         "name": plan.name.as_str(),
-        "sockets": plan.sockets.to_string(),
         "kubeconfig": control_plane::kubeconfig(files),
         "kubectl": program(Program::Kubectl),
         "helm": program(Program::Helm),

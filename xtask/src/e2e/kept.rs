@@ -26,13 +26,11 @@ pub struct Run {
 impl Run {
     /// A run of this tree that begins now.
     pub fn begin(workspace: &Workspace, title: &str) -> Result<Self> {
-        let say = |program: &str, arguments: &[&str]| -> Result<String> {
-            Ok(output(Command::new(program).args(arguments).current_dir(&workspace.root))?.trim().to_owned())
-        };
+        let date = output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?;
         Ok(Self {
             title: title.to_owned(),
-            date: say("date", &["--utc", "+%Y-%m-%d"])?,
-            version: say("git", &["describe", "--always", "--dirty"])?,
+            date: date.trim().to_owned(),
+            version: workspace.git(&["describe", "--always", "--dirty"])?,
             results: Results::default(),
         })
     }

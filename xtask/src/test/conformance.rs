@@ -1,8 +1,6 @@
 //! Upstream's tests of Services on real clusters: the core ones once, and a few of them in every other dimension, other
 //! ones for each commit.
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
 use crate::{
@@ -11,7 +9,6 @@ use crate::{
         self, Trial, matrix,
         selection::{Sample, Selection},
     },
-    process::output,
     step::{Job, Verdict},
 };
 
@@ -20,7 +17,8 @@ const SAMPLE: usize = 8;
 
 /// Runs them.
 pub fn run(job: &mut Job) -> Result<Verdict> {
-    let commit = commit(job)?;
+    // It rotates the samples.
+    let commit = job.workspace.git(&["rev-parse", "HEAD"])?;
     let base = Options::usual("conformance".parse().map_err(anyhow::Error::msg)?);
     let columns = matrix::columns(&base).into_iter().filter(|(_, options)| options.proxy == Proxy::Culvert);
     let mut failed = Vec::new();
@@ -50,10 +48,4 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
         bail!("{} specs or clusters failed", failed.len());
     }
     Ok(Verdict::Passed)
-}
-
-/// What rotates the samples.
-fn commit(job: &Job) -> Result<String> {
-    output(Command::new("git").args(["rev-parse", "HEAD"]).current_dir(&job.workspace.root))
-        .map(|text| text.trim().to_owned())
 }
