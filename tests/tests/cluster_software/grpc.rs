@@ -1,10 +1,10 @@
 //! A gRPC service whose clients keep their connections while it rolls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_tests::cluster::objects;
 use culvert_tests::cluster::traffic::Told;
+use culvert_tests::cluster::{objects, timeout};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -54,8 +54,12 @@ pub fn rolls(stage: &Stage) -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     for _ in 0..2 {
+        let old = namespace.kubectl(&["get", "pods", "-lapp=echo", "--output=name"])?;
         namespace.kubectl(&["rollout", "restart", "deployment/echo"])?;
         namespace.await_rollout("deployment/echo")?;
+        // Only then has every connection moved on.
+        let gone = ["wait", "--for=delete", &timeout()];
+        namespace.kubectl(&gone.into_iter().chain(old.lines()).collect::<Vec<_>>())?;
     }
     for ((site, _), calls) in clients.iter().zip(&mut calls) {
         let (said, status) = calls.end()?;
@@ -63,8 +67,9 @@ pub fn rolls(stage: &Stage) -> Result<()> {
             serde_json::from_str(&said).with_context(|| format!("{}: {status}: {said}", site.name()))?;
         ensure!(report.failures.is_empty(), "{}: {report:?}", site.name());
         ensure!(report.calls > 100 && report.streamed > 100, "{}: {report:?}", site.name());
-        // Pods of three generations.
-        ensure!(report.servers.len() > REPLICAS as usize, "{}: {report:?}", site.name());
+        // A pod's name ends with its generation and its own mark.
+        let generations = report.servers.keys().filter_map(|name| name.rsplit('-').nth(1)).collect::<BTreeSet<_>>();
+        ensure!(generations.len() == 3, "{}: {report:?}", site.name());
     }
     Ok(())
 }

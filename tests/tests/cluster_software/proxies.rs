@@ -11,7 +11,10 @@ use super::Stage;
 
 /// Where servers and proxies listen.
 const PORT: u16 = 8080;
-const NODE_PORT: u16 = 31730;
+/// Node ports, one for each proxy: the Services of a case may outlive it for a moment.
+const NGINX: u16 = 31730;
+const HAPROXY: u16 = 31731;
+const CADDY: u16 = 31732;
 /// Where Caddy serves HTTP/3.
 const SECURE: u16 = 8443;
 
@@ -28,19 +31,19 @@ fn web(stage: &Stage) -> Result<Value> {
 fn server(stage: &Stage, configuration: &str, command: &str) -> Result<Value> {
     let script = format!("cat > /tmp/conf <<'END'\n{configuration}\nEND\n{command}");
     let mut container = objects::container(stage.cluster.image("servers")?, &["sh", "-ec", &script]);
-    container["readinessProbe"] = json!({"httpGet": {"port": PORT, "path": "/"}, "periodSeconds": 1});
+    container["readinessProbe"] = objects::http_probe(PORT, "/");
     Ok(container)
 }
 
 /// Three of the web servers, and two of the proxies to their Service `web`.
-fn play(stage: &Stage, web: &Value, proxy: &Value) -> Result<()> {
+fn play(stage: &Stage, web: &Value, proxy: &Value, node_port: u16) -> Result<()> {
     stage.namespace.apply(&[objects::service("web", "web", PORT)])?;
-    front(stage, &objects::deployment("web", 3, web), &objects::deployment("proxy", 2, proxy), 3)
+    front(stage, &objects::deployment("web", 3, web), &objects::deployment("proxy", 2, proxy), node_port, 3)
 }
 
 /// Both Deployments, and the proxies behind a node port, under load from outside; so many web servers must answer at least.
-fn front(stage: &Stage, web: &Value, proxy: &Value, servers: usize) -> Result<()> {
-    stage.namespace.apply(&[web.clone(), objects::node_port_service("proxy", "proxy", PORT, NODE_PORT)])?;
+fn front(stage: &Stage, web: &Value, proxy: &Value, node_port: u16, servers: usize) -> Result<()> {
+    stage.namespace.apply(&[web.clone(), objects::node_port_service("proxy", "proxy", PORT, node_port)])?;
     stage.namespace.await_rollout("deployment/web")?;
     stage.namespace.apply(std::slice::from_ref(proxy))?;
     stage.namespace.await_rollout("deployment/proxy")?;
@@ -48,7 +51,7 @@ fn front(stage: &Stage, web: &Value, proxy: &Value, servers: usize) -> Result<()
     let outside = stage.cluster.site("client")?;
     let mut seen = BTreeSet::new();
     for node in ["n1", "n2"] {
-        let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address(node)?);
+        let url = format!("http://{}:{node_port}/", stage.cluster.address(node)?);
         eventually(&format!("{url} answers"), LIMIT, || {
             let said = outside.sh(&format!("curl --silent --show-error --fail --max-time 10 {url}"))?;
             seen.insert(said.trim_end().to_owned());
@@ -63,7 +66,7 @@ fn front(stage: &Stage, web: &Value, proxy: &Value, servers: usize) -> Result<()
     }
     ensure!(seen.iter().all(|name| name.starts_with("web-")), "{seen:?}");
     // Many at the same time: one after the other may all go over one connection that the proxy keeps.
-    let url = format!("http://{}:{NODE_PORT}/", stage.cluster.address("n3")?);
+    let url = format!("http://{}:{node_port}/", stage.cluster.address("n3")?);
     let crowd = format!("for i in $(seq 30); do curl --silent --show-error --fail --max-time 20 {url} & done; wait");
     eventually(&format!("{servers} servers answer"), LIMIT, || {
         seen.extend(outside.script(&crowd)?.lines().map(str::to_owned));
@@ -88,7 +91,7 @@ pub fn nginx(stage: &Stage) -> Result<()> {
          proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
     );
     let proxy = server(stage, &proxy, "exec nginx -e stderr -c /tmp/conf")?;
-    play(stage, &web(stage)?, &proxy)
+    play(stage, &web(stage)?, &proxy, NGINX)
 }
 
 pub fn haproxy(stage: &Stage) -> Result<()> {
@@ -99,7 +102,7 @@ pub fn haproxy(stage: &Stage) -> Result<()> {
          backend web\n  option httpchk GET /\n  server web {upstream}:{PORT} check inter 500ms"
     );
     let proxy = server(stage, &proxy, "exec haproxy -f /tmp/conf")?;
-    play(stage, &web(stage)?, &proxy)
+    play(stage, &web(stage)?, &proxy, HAPROXY)
 }
 
 pub fn caddy(stage: &Stage) -> Result<()> {
@@ -147,5 +150,5 @@ pub fn caddy(stage: &Stage) -> Result<()> {
     }
     stage.namespace.apply(&[objects::service("web", "web", SECURE)])?;
     // Each proxy has one QUIC connection for all requests, and both may have found the same server.
-    front(stage, &web, &proxy, 1)
+    front(stage, &web, &proxy, CADDY, 1)
 }

@@ -20,8 +20,11 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
     let kit = Kit::build(job)?;
     let next = next(job)?;
     setup::software(job.workspace)?;
-    on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next)?;
-    on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next)
+    let outcomes = [
+        on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next),
+        on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next),
+    ];
+    outcomes.into_iter().try_fold(Verdict::Passed, |_, outcome| outcome)
 }
 
 fn options(name: &str, nodes: u8, cni: Cni) -> Result<Options> {

@@ -120,7 +120,7 @@ const STEPS: &[Step] = &[
 const ON_DEMAND: &[Step] = &[Step {
     name: "cluster",
     about: "agents as a DaemonSet on a real cluster: killed, upgraded, rolled back, rebooted",
-    limit: minutes(40),
+    limit: minutes(90),
     required: true,
     run: cluster::run,
 }];
