@@ -1,8 +1,5 @@
-//! etcd and a kube-apiserver in a network namespace, for tests of what talks to an API server.
-//!
-//! `kube-apiserver` is the program that `$CULVERT_KUBE_APISERVER` names (`cargo xtask test` builds it), else the first one in `PATH`;
-//! etcd is `$CULVERT_ETCD` or comes from
-//! `PATH`, as openssl does. A test without them fails: nothing is passed over.
+//! etcd and a kube-apiserver in a network namespace, for tests of what talks to an API server. [`programs`] says where they
+//! come from; openssl and curl are the machine's.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -15,7 +12,7 @@ use serde_json::Value;
 
 use crate::place::Place;
 use crate::process::{Process, eventually};
-use crate::shell;
+use crate::{programs, shell};
 
 /// How long a program may take to be ready, on a busy machine.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -58,7 +55,7 @@ impl ControlPlane {
     /// Starts one in `place`, with its files in `dir`. `options` are more of the API server's.
     pub fn start(place: &Place, address: Ipv4Addr, dir: &Path, options: &[&str]) -> Result<Self> {
         keys(dir, address)?;
-        let mut etcd = Command::new(std::env::var_os("CULVERT_ETCD").unwrap_or_else(|| "etcd".into()));
+        let mut etcd = Command::new(programs::find("etcd")?);
         etcd.arg("--data-dir").arg(dir.join("etcd"));
         etcd.args(["--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"]);
         etcd.args(["--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"]);
@@ -80,7 +77,7 @@ impl ControlPlane {
     pub fn start_api_server_at(&mut self, port: u16) -> Result<()> {
         self.port = port;
         let file = |name: &str| self.dir.join(name).display().to_string();
-        let mut command = Command::new(program()?);
+        let mut command = Command::new(programs::find("kube-apiserver")?);
         command.args(["--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112"]);
         command.arg(format!("--secure-port={port}")).arg(format!("--advertise-address={}", self.address));
         command.args(["--bind-address=0.0.0.0", "--authorization-mode=RBAC", "--allow-privileged"]);
@@ -164,6 +161,13 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Runs kubectl as an administrator.
+    pub fn kubectl(&self, line: &str, input: &str) -> Result<String> {
+        let mut command = Command::new(programs::find("kubectl")?);
+        command.arg("--kubeconfig").arg(self.kubeconfig(User::Admin)?).args(line.split_whitespace());
+        self.place.run(|| shell::feed(&mut command, input))
+    }
+
     /// Forgets all history: versions older than now are too old for any watch.
     pub fn compact(&self) -> Result<()> {
         let status =
@@ -185,17 +189,6 @@ impl ControlPlane {
         let body = body.map(ToString::to_string).unwrap_or_default();
         self.place.run(|| shell::feed(&mut command, &body))
     }
-}
-
-/// The `kube-apiserver` to test with.
-fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("CULVERT_KUBE_APISERVER") {
-        return Ok(path.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join("kube-apiserver")).find(|file| file.is_file()).context(
-        "there is no kube-apiserver: neither CULVERT_KUBE_APISERVER nor PATH names one; `cargo xtask test` builds it",
-    )
 }
 
 /// An authority, and a certificate of it for the API server.

@@ -9,7 +9,7 @@
 //! | [`manifests`] | the folder of YAML that the agents watch |
 //! | [`agent`] | an agent on each node, started with four capabilities |
 //! | [`cluster`] | a real cluster of `cargo xtask cluster`: its places, pods, agents |
-//! | [`control_plane`] | etcd and an API server |
+//! | [`control_plane`] | etcd and an API server; [`programs`]: where those come from |
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
@@ -34,6 +34,7 @@ pub mod matrix;
 pub mod oracle;
 pub mod place;
 pub mod process;
+pub mod programs;
 pub mod scope;
 pub mod shell;
 pub mod sockets;

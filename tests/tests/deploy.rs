@@ -1,5 +1,5 @@
 //! What a user installs: the chart in all its ways, the kustomize base, the alerts. They need helm and kubectl
-//! (`$CULVERT_HELM`, `$CULVERT_KUBECTL`, or in the path) and the API server's schema (`$CULVERT_OPENAPI`, or the test
+//! (`culvert_tests::programs` says where they come from) and the API server's schema (`$CULVERT_OPENAPI`, or the test
 //! cluster's Go module); no cluster and no root. Where `$CULVERT_KUBECONFIG` names a cluster, its API server is asked as well.
 
 use std::fs;

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_tests::kube_proxy::server::ApiServer;
+use culvert_tests::control_plane::{ControlPlane, User};
+use culvert_tests::kube_proxy::program::KubeProxy;
 use culvert_tests::kube_proxy::{
     Iptables, OTHERS, bare, cleanup, everything, fixture, foreign_table, host, link, others, similar,
 };
@@ -19,7 +20,8 @@ fn what_kube_proxy_itself_writes_goes() -> Result<()> {
     let scope = Scope::open()?;
     let (host, twin) = (host(&scope, "host")?, self::host(&scope, "twin")?);
     link(&host)?;
-    let api = ApiServer::start(&host, &scope.directory("api")?)?;
+    let api = ControlPlane::start(&host, host.v4(), &scope.directory("api")?, &[])?;
+    let kubeconfig = api.kubeconfig(User::Admin)?;
     api.kubectl("apply -f -", &fixture("objects.yaml")?)?;
     let ingress =
         r#"--type=merge -p {"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"},{"ip":"2001:db8:1::1"}]}}}"#;
@@ -37,7 +39,8 @@ fn what_kube_proxy_itself_writes_goes() -> Result<()> {
         ("iptables", Iptables::Nft, "KUBE-SVC-"),
         ("iptables", Iptables::Legacy, "KUBE-SVC-"),
     ] {
-        let mut process = api.kube_proxy(scope.dir(), mode, kind)?;
+        let proxy = KubeProxy { mode, iptables: Some(kind), cluster_cidr: "10.244.0.0/16,fd00:244::/32" };
+        let mut process = proxy.start_healthy(&host, &kubeconfig, scope.dir())?;
         eventually("kube-proxy's rules are there", LIMIT, || {
             Ok((everything(&host)?.matches(mark).count() > expected.matches(mark).count()).then_some(()))
         })?;

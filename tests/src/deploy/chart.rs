@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::deploy::repository;
+use crate::programs;
 use crate::shell::{feed, run};
 
-/// The chart and the helm that renders it.
+/// The chart, which helm renders.
 #[derive(Debug)]
 pub struct Chart {
-    helm: PathBuf,
     path: PathBuf,
 }
 
@@ -24,18 +24,18 @@ impl Chart {
 
     /// A chart elsewhere.
     pub fn at(path: PathBuf) -> Self {
-        Self { helm: program("CULVERT_HELM", "helm"), path }
+        Self { path }
     }
 
     /// The objects that it renders with these values, in `kube-system`.
     pub fn render(&self, values: &Value) -> Result<Vec<Value>> {
-        let text = feed(&mut self.template(), &values.to_string()).context("the chart does not render")?;
+        let text = feed(&mut self.template()?, &values.to_string()).context("the chart does not render")?;
         documents(&text)
     }
 
     /// What helm says of values that the chart refuses.
     pub fn refusal(&self, values: &Value) -> Result<String> {
-        match feed(&mut self.template(), &values.to_string()) {
+        match feed(&mut self.template()?, &values.to_string()) {
             Err(error) => Ok(format!("{error:#}")),
             Ok(text) => bail!("{values} is taken:\n{text}"),
         }
@@ -43,13 +43,13 @@ impl Chart {
 
     /// `helm lint --strict`.
     pub fn lint(&self) -> Result<()> {
-        run(Command::new(&self.helm).args(["lint", "--strict"]).arg(&self.path)).map(drop)
+        run(Command::new(programs::find("helm")?).args(["lint", "--strict"]).arg(&self.path)).map(drop)
     }
 
-    fn template(&self) -> Command {
-        let mut command = Command::new(&self.helm);
+    fn template(&self) -> Result<Command> {
+        let mut command = Command::new(programs::find("helm")?);
         command.args(["template", "culvert"]).arg(&self.path).args(["--namespace", "kube-system", "--values", "-"]);
-        command
+        Ok(command)
     }
 }
 
@@ -61,13 +61,13 @@ impl Default for Chart {
 
 /// The objects of a kustomization.
 pub fn kustomize(directory: &Path) -> Result<Vec<Value>> {
-    let text = run(Command::new(program("CULVERT_KUBECTL", "kubectl")).arg("kustomize").arg(directory))?;
+    let text = run(Command::new(programs::find("kubectl")?).arg("kustomize").arg(directory))?;
     documents(&text)
 }
 
 /// Asks a cluster's API server whether it would take these objects (`--dry-run=server`), unknown fields being errors.
 pub fn try_on(kubeconfig: &Path, objects: &[Value]) -> Result<()> {
-    let mut command = Command::new(program("CULVERT_KUBECTL", "kubectl"));
+    let mut command = Command::new(programs::find("kubectl")?);
     command.arg("--kubeconfig").arg(kubeconfig);
     command.args(["apply", "--dry-run=server", "--validate=strict", "--filename", "-"]);
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
@@ -78,9 +78,4 @@ pub fn try_on(kubeconfig: &Path, objects: &[Value]) -> Result<()> {
 pub fn documents(text: &str) -> Result<Vec<Value>> {
     let documents = serde_saphyr::from_multiple::<Value>(text).with_context(|| format!("no YAML:\n{text}"))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
-}
-
-/// A program that a variable of the environment names; else the one in the path.
-fn program(variable: &str, name: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from)
 }

@@ -1,7 +1,7 @@
-//! kube-proxy and what it leaves: its rules as files, others' rules beside them, the program itself with the API server that it
-//! asks ([`server`]), and what the kernel holds, as text that can be compared.
+//! kube-proxy and what it leaves: its rules as files, others' rules beside them, the program itself ([`program`]), and what
+//! the kernel holds, as text that can be compared.
 
-pub mod server;
+pub mod program;
 
 use std::fs;
 use std::path::Path;

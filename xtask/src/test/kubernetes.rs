@@ -1,7 +1,5 @@
-//! What tests with programs of Kubernetes need: an API server, kube-proxy, helm and kubectl, and the API server's schema as its
-//! source publishes it.
-
-use std::path::Path;
+//! What tests with programs of Kubernetes need: an API server, kube-proxy, helm and kubectl, and the API server's
+//! schema as its source publishes it.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -18,17 +16,8 @@ const PROGRAMS: &[Program] = &[Program::KubeApiserver, Program::KubeProxy, Progr
 /// What these tests find in their environment besides.
 pub fn environment(job: &mut Job) -> Result<Vec<(&'static str, String)>> {
     setup::cluster(job.workspace)?;
-    let programs = programs(job, PROGRAMS)?;
-    let path = |program| programs.path(program).map(|path| path.display().to_string());
-    let directory = |program: &Program| programs.path(*program)?.parent().context("a program in no directory");
-    let directories = PROGRAMS.iter().map(directory).collect::<Result<Vec<&Path>>>()?;
-    Ok(vec![
-        ("CULVERT_KUBERNETES", std::env::join_paths(directories)?.to_string_lossy().into_owned()),
-        ("CULVERT_KUBE_APISERVER", path(Program::KubeApiserver)?),
-        ("CULVERT_HELM", path(Program::Helm)?),
-        ("CULVERT_KUBECTL", path(Program::Kubectl)?),
-        ("CULVERT_OPENAPI", schema(job)?),
-    ])
+    let directories = programs(job, PROGRAMS)?.search_path()?;
+    Ok(vec![("CULVERT_KUBERNETES", directories.to_string_lossy().into_owned()), ("CULVERT_OPENAPI", schema(job)?)])
 }
 
 /// Where the schema lies: in the module that the API server is built from.

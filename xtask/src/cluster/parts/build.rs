@@ -1,6 +1,7 @@
 //! Builds programs, each once for one state of what it is made of.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process,
@@ -29,6 +30,15 @@ impl Programs {
     pub fn path(&self, program: Program) -> Result<&Path> {
         let found = self.paths.iter().find(|(built, _)| *built == program);
         found.map(|(_, path)| path.as_path()).with_context(|| format!("{} was not built", program.recipe().name))
+    }
+
+    /// The directories of all of them, as in `PATH`.
+    ///
+    /// # Errors
+    /// If one has a colon in its name.
+    pub fn search_path(&self) -> Result<OsString> {
+        let directories = self.paths.iter().filter_map(|(_, path)| path.parent());
+        std::env::join_paths(directories).context("a directory of programs cannot be in a search path")
     }
 }
 
