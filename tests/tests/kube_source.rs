@@ -48,6 +48,15 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Lists of slices that the API server has streamed, by its own count. Nobody else asks for any.
+    fn streamed_lists(&self) -> Result<u64> {
+        let metrics = self.plane.kubectl("get --raw /metrics", "")?;
+        let counts = metrics.lines().filter(|line| {
+            line.starts_with("apiserver_watch_list_duration_seconds_count") && line.contains("\"endpointslices\"")
+        });
+        counts.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>().context("a count")).sum()
+    }
+
     fn settings(&self) -> Result<Settings> {
         let kubeconfig = Some(self.plane.kubeconfig(User::Admin)?);
         Ok(Settings { servers: vec![], kubeconfig, state: self.dir.join("state") })
@@ -180,8 +189,9 @@ fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
 const BASE: [&str; 3] = ["Service/default/kubernetes", "EndpointSlice/default/kubernetes", "Node/n1"];
 
 /// First lists, selectors, changes; `many` Services make several pages.
-fn lists_and_changes(options: &[&str], many: usize) -> Result<()> {
+fn lists_and_changes(options: &[&str], many: usize, streamed: bool) -> Result<()> {
     let mut stage = Stage::new(options)?;
+    let streams = stage.streamed_lists()?;
     let mut wanted: BTreeSet<String> = BASE.iter().map(|&word| word.to_owned()).collect();
     for i in 0..many {
         stage.plane.create(SERVICES, &service(&format!("s{i}")))?;
@@ -203,6 +213,8 @@ fn lists_and_changes(options: &[&str], many: usize) -> Result<()> {
     stage.listen(settings, |stage, source| {
         let found = source.complete()?;
         ensure!(found == wanted, "{:?}", found.symmetric_difference(&wanted));
+        let more = stage.streamed_lists()? - streams;
+        ensure!(more == u64::from(streamed), "{more} lists of slices were streamed");
         stage.plane.create(SERVICES, &service("new"))?;
         source.expect(&["Service/shop/new"])?;
         let ready = json!({"endpoints": [{"addresses": ["10.0.0.3"], "conditions": {"ready": true}}]});
@@ -228,12 +240,12 @@ fn lists_and_changes(options: &[&str], many: usize) -> Result<()> {
 
 #[test]
 fn first_lists_are_streamed_and_changes_follow() -> Result<()> {
-    lists_and_changes(&[], 3)
+    lists_and_changes(&[], 3, true)
 }
 
 #[test]
 fn first_lists_come_in_pages_where_they_are_not_streamed() -> Result<()> {
-    lists_and_changes(&["--feature-gates=WatchList=false"], 300)
+    lists_and_changes(&["--feature-gates=WatchList=false"], 300, false)
 }
 
 #[test]
@@ -420,6 +432,8 @@ fn whatever_the_api_server_admits_is_delivered() -> Result<()> {
     stage.listen(settings, |_, source| {
         let found = source.complete()?;
         ensure!(found == wanted, "{:?}", found.symmetric_difference(&wanted));
+        let more = stage.streamed_lists()? - streams;
+        ensure!(more == u64::from(streamed), "{more} lists of slices were streamed");
         ensure!(source.faults.is_empty(), "{:?}", source.faults);
         Ok(())
     })

@@ -17,7 +17,7 @@ use super::{
     plan::Place,
     wait::until,
 };
-use crate::{process::tail, workspace::find_program};
+use crate::process::tail;
 
 /// How long the API server may take, from the start of its node.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -39,9 +39,8 @@ impl Materials<'_> {
 
     /// Starts etcd.
     pub fn start_etcd(&self) -> Result<()> {
-        let etcd = find_program("etcd").context("no etcd")?;
         let data = places::directory(self.files, Place::Hub).join("etcd");
-        self.hub(&etcd, config::control_plane::etcd(self.plan, &data))
+        self.hub(self.programs.path(Program::Etcd)?, config::control_plane::etcd(self.plan, &data))
     }
 
     /// Starts what works by the API server, once that is ready: the controller manager ends if it has to wait.

@@ -1,4 +1,4 @@
-//! What tests with programs of Kubernetes need: an API server, kube-proxy, helm and kubectl, and the API server's
+//! What tests with programs of Kubernetes need: an API server with its etcd, kube-proxy, helm and kubectl, and the API server's
 //! schema as its source publishes it.
 
 use anyhow::{Context, Result};
@@ -11,7 +11,8 @@ use crate::{
     step::Job,
 };
 
-const PROGRAMS: &[Program] = &[Program::KubeApiserver, Program::KubeProxy, Program::Kubectl, Program::Helm];
+const PROGRAMS: &[Program] =
+    &[Program::Etcd, Program::KubeApiserver, Program::KubeProxy, Program::Kubectl, Program::Helm];
 
 /// What these tests find in their environment besides.
 pub fn environment(job: &mut Job) -> Result<Vec<(&'static str, String)>> {

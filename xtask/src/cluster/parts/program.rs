@@ -6,6 +6,8 @@
 pub enum Module {
     /// Kubernetes, its tests and their runner.
     Kubernetes,
+    /// The API server's database.
+    Etcd,
     /// containerd and the CNI plugins.
     Containerd,
     /// The cluster's DNS server.
@@ -27,6 +29,7 @@ impl Module {
     pub const fn directory(self) -> &'static str {
         match self {
             Self::Kubernetes => "kubernetes",
+            Self::Etcd => "etcd",
             Self::Containerd => "containerd",
             Self::CoreDns => "coredns",
             Self::Flannel => "flannel",
@@ -41,6 +44,7 @@ impl Module {
     pub const fn main_module(self) -> &'static str {
         match self {
             Self::Kubernetes => "k8s.io/kubernetes",
+            Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::Containerd => "github.com/containerd/containerd/v2",
             Self::CoreDns => "github.com/coredns/coredns",
             Self::Flannel => "github.com/flannel-io/flannel",
@@ -65,14 +69,16 @@ impl Module {
             Self::Containerd => vec![format!("github.com/containerd/containerd/v2/version.Version={number}")],
             Self::Flannel => vec![format!("github.com/flannel-io/flannel/pkg/version.Version={version}")],
             Self::Helm => vec![format!("helm.sh/helm/v4/internal/version.version={version}")],
-            Self::CoreDns | Self::FlannelCni | Self::Caddy | Self::Grpc => Vec::new(),
+            Self::Etcd | Self::CoreDns | Self::FlannelCni | Self::Caddy | Self::Grpc => Vec::new(),
         }
     }
 }
 
-/// What is built in one go. etcd and runc are Debian's, and in the search path.
+/// What is built in one go. runc is Debian's, and in the search path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
+    /// `etcd`. Debian's is too old: the API server streams no lists with it.
+    Etcd,
     /// `kube-apiserver`
     KubeApiserver,
     /// `kube-controller-manager`
@@ -157,6 +163,7 @@ const fn containerd(name: &'static str, packages: &'static [&'static str]) -> Re
 impl Program {
     /// A cluster's own processes, `kubectl`, and the reference proxy.
     pub const CLUSTER: &[Self] = &[
+        Self::Etcd,
         Self::KubeApiserver,
         Self::KubeControllerManager,
         Self::KubeScheduler,
@@ -181,8 +188,9 @@ impl Program {
 
     /// How it is made.
     pub const fn recipe(self) -> Recipe {
-        use Module::{Caddy, CoreDns, Flannel, FlannelCni, Grpc, Helm, Kubernetes};
+        use Module::{Caddy, CoreDns, Etcd, Flannel, FlannelCni, Grpc, Helm, Kubernetes};
         match self {
+            Self::Etcd => program("etcd", Etcd, &["go.etcd.io/etcd/server/v3"]),
             Self::KubeApiserver => program("kube-apiserver", Kubernetes, &["k8s.io/kubernetes/cmd/kube-apiserver"]),
             Self::KubeControllerManager => {
                 program("kube-controller-manager", Kubernetes, &["k8s.io/kubernetes/cmd/kube-controller-manager"])
