@@ -53,6 +53,13 @@ fn place(workspace: &Workspace, command: &mut Command) {
         .env("CARGO_TARGET_DIR", workspace.target())
         .env("CARGO_TERM_COLOR", "never")
         .env_remove("RUSTFLAGS");
+    // What `cargo run` told xtask of itself. Some build scripts (ring's) read the like of it, and would run again, with all that
+    // depends on them, after each call of cargo without it or from another checkout.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// What cargo says of a build with `--message-format json-render-diagnostics`, picked from its output lines.
