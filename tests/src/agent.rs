@@ -95,8 +95,18 @@ impl Agent {
             bpffs: node.bpffs.clone(),
             socket: node.run.join(format!("{name}.sock")),
         };
-        let process = launch(&node.host, node.name(), &paths, options)?;
-        Ok(Self { process, host: node.host.clone(), node: node.name().to_owned(), options: options.clone(), paths })
+        Self::launch(&node.host, node.name(), paths, options)
+    }
+
+    /// Starts an agent of a node by itself, which asks an API server. Its socket and its state are in `run`.
+    pub fn start_at(host: &Place, node: &str, bpffs: &Path, run: &Path, options: &Options) -> Result<Self> {
+        let (bpffs, socket) = (bpffs.to_owned(), run.join("api.sock"));
+        Self::launch(host, node, Paths { manifests: PathBuf::new(), bpffs, socket }, options)
+    }
+
+    fn launch(host: &Place, node: &str, paths: Paths, options: &Options) -> Result<Self> {
+        let process = launch(host, node, &paths, options)?;
+        Ok(Self { process, host: host.clone(), node: node.to_owned(), options: options.clone(), paths })
     }
 
     /// The node's name.

@@ -13,7 +13,7 @@
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
-//! | [`bench`] | what a packet, a connect and a connection cost |
+//! | [`bench`] | what a packet, a connect and a connection cost; how proxies scale |
 //! | [`demo`] | `cargo xtask demo` |
 //! | [`deploy`] | what `deploy/` renders, and the API server's schema |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |

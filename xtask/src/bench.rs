@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds the benchmarks and runs one on this terminal. They print figures and judge nothing.
 
 use std::{
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -9,9 +10,12 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
-    setup,
+    cargo::Artifacts,
+    cluster::parts::{self, Program},
+    image, setup,
     step::alone,
     test,
+    ui::leave_output,
     workspace::{Workspace, search_path},
 };
 
@@ -31,6 +35,52 @@ enum Bench {
         #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
         only: Vec<Part>,
     },
+    /// Lists to kernel, change to kernel, memory and CPU time of the agent and of kube-proxy, with a real API server;
+    /// docs/BENCHMARKS.md
+    Scale(Scale),
+}
+
+/// Options of `bench scale`, handed on; the benchmark knows what they may be.
+#[derive(Args)]
+struct Scale {
+    /// Services, or Services and the endpoints of each [default: 1,100,1000,10000,5000x50]
+    #[arg(long, value_name = "SERVICES[xENDPOINTS]")]
+    sizes: Option<String>,
+    /// What is measured [default: culvert,kube-proxy:nftables,kube-proxy:iptables]
+    #[arg(long, value_name = "PROXY")]
+    proxies: Option<String>,
+    /// How often each proxy is started [default: 3]
+    #[arg(long, value_name = "N")]
+    rounds: Option<String>,
+    /// Changes of one endpoint after the last start [default: 200]
+    #[arg(long, value_name = "N")]
+    changes: Option<String>,
+    /// Minutes that a start may take, and all changes of a proxy [default: 15]
+    #[arg(long, value_name = "MINUTES")]
+    limit: Option<String>,
+    /// How to print the figures; with `json`, each single one, and nothing else on standard output
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// The agent to measure [default: that of `cargo xtask image`]
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+}
+
+/// How figures are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Output {
+    /// Its name on the benchmark's command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Parts of `bench path`.
@@ -58,20 +108,55 @@ impl Part {
 /// Time that one call of cargo may take.
 const LIMIT: Duration = Duration::from_mins(25);
 
+/// What `bench scale` runs besides.
+const PROGRAMS: &[Program] = &[Program::Etcd, Program::KubeApiserver, Program::KubeProxy];
+
 /// Runs a benchmark.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let Bench::Path { only } = &arguments.bench;
+    if matches!(&arguments.bench, Bench::Scale(options) if options.output == Output::Json) {
+        leave_output();
+    }
     setup::run(workspace)?;
     let artifacts = alone(workspace, "build", LIMIT, test::build_programs)?;
-    let object = artifacts.kernel_object()?;
     let mut bench = Command::new(artifacts.binary("culvert-bench")?);
+    bench.current_dir(&workspace.root).env("PATH", search_path());
+    match &arguments.bench {
+        Bench::Path { only } => path(&mut bench, &artifacts, only)?,
+        Bench::Scale(options) => scale(&mut bench, workspace, options)?,
+    }
+    let status = bench.status().context("cannot start the benchmark")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn path(bench: &mut Command, artifacts: &Artifacts, only: &[Part]) -> Result<()> {
+    let object = artifacts.kernel_object()?;
     bench
-        .current_dir(&workspace.root)
-        .env("PATH", search_path())
         .env("CULVERT_BIN", artifacts.binary("culvert")?)
         .env("CULVERT_SHIM_OBJECT", object.with_file_name("shim.o"))
         .env("CULVERT_EBPF_OBJECT", object);
     bench.arg("path").args(only.iter().map(|part| part.name()));
-    let status = bench.status().context("cannot start the benchmark")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
+}
+
+/// The agent as users get it: from the image.
+fn agent(workspace: &Workspace) -> Result<PathBuf> {
+    setup::image(workspace)?;
+    alone(workspace, "agent", image::LIMIT, |job| image::agent(job, &[]))
+}
+
+fn scale(bench: &mut Command, workspace: &Workspace, options: &Scale) -> Result<()> {
+    setup::cluster(workspace)?;
+    let programs = alone(workspace, "programs", parts::LIMIT, |job| parts::programs(job, PROGRAMS))?;
+    let agent = options.agent.clone().map_or_else(|| agent(workspace), Ok)?;
+    bench.env("CULVERT_BIN", agent).env("CULVERT_KUBERNETES", programs.search_path()?);
+    bench.args(["scale", "--output", options.output.name()]);
+    let Scale { sizes, proxies, rounds, changes, limit, output: _, agent: _ } = options;
+    for (name, value) in
+        [("--sizes", sizes), ("--proxies", proxies), ("--rounds", rounds), ("--changes", changes), ("--limit", limit)]
+    {
+        if let Some(value) = value {
+            bench.args([name, value]);
+        }
+    }
+    Ok(())
 }

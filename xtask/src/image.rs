@@ -112,8 +112,11 @@ fn config(workspace: &Workspace) -> Config {
     }
 }
 
-/// The agent as a static program, in the release profile.
-fn agent(job: &mut Job, features: &[&str]) -> Result<PathBuf> {
+/// Builds the agent as a static program, in the release profile.
+///
+/// # Errors
+/// If it does not build.
+pub fn agent(job: &mut Job, features: &[&str]) -> Result<PathBuf> {
     let target = Target::find(job);
     let (triple, flags) = target.build();
     job.note(&format!("building the agent for {triple}"));

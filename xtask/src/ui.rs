@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -10,9 +11,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Without a terminal, a sign of life this often.
 const HEARTBEAT: Duration = Duration::from_mins(1);
 
+/// Standard output belongs to somebody else.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Leaves standard output to a command's result, which is for programs; what is said from now on goes to standard error.
+pub fn leave_output() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Writes one line to standard output. A reader that went away is no error.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    let _ =
+        if QUIET.load(Ordering::Relaxed) { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") };
 }
 
 /// Something that takes a while.

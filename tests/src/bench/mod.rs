@@ -1,6 +1,7 @@
-//! Benchmarks: what a packet, a connect and a connection cost. They print; they judge nothing.
+//! Benchmarks: what a packet, a connect and a connection cost, and how proxies scale. They print; they judge nothing.
 
 pub mod connect;
 pub mod connections;
 pub mod packets;
 pub mod path;
+pub mod scale;

@@ -1,25 +1,76 @@
-//! `culvert-bench path`: what a packet and a connect cost. Called by `cargo xtask bench`, which builds the objects.
+//! `culvert-bench`: the benchmarks. Called by `cargo xtask bench`, which builds what they need.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::{Args, Parser, ValueEnum};
 use culvert_tests::bench::{
     connect, connections,
     path::{self, Effort},
+    scale::{self, Plan, figures, objects::Size, proxy::Proxy},
 };
+use serde_json::json;
 
-type Part = fn() -> Result<()>;
+/// Benchmarks
+#[derive(Parser)]
+enum Bench {
+    /// What a packet, a connect and a connection cost
+    Path {
+        /// Measure only these parts
+        #[arg(value_enum)]
+        parts: Vec<Part>,
+    },
+    /// How proxies scale with Services and endpoints
+    Scale(Scale),
+}
 
-/// `culvert-bench path [PART...]`: all parts, or those that are named.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Packets,
+    Connects,
+    Rates,
+}
+
+#[derive(Args)]
+struct Scale {
+    /// Services, and endpoints of each
+    #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000,5000x50")]
+    sizes: Vec<Size>,
+    /// What is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Proxy::ALL)]
+    proxies: Vec<Proxy>,
+    /// Starts of each proxy
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Changes of one endpoint
+    #[arg(long, default_value_t = 200)]
+    changes: usize,
+    /// Minutes that a start, and all changes of a proxy, may take
+    #[arg(long, default_value_t = 15)]
+    limit: u64,
+    /// How to print the figures
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 fn main() -> Result<()> {
-    let parts: [(&str, Part); 3] = [("packets", packets), ("connects", connects), ("rates", rates)];
-    let wanted: Vec<String> = std::env::args().skip(2).collect();
-    for (name, part) in parts {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            part()?;
+    match Bench::parse() {
+        Bench::Path { parts } => {
+            type Measure = fn() -> Result<()>;
+            let all: [(Part, Measure); 3] =
+                [(Part::Packets, packets), (Part::Connects, connects), (Part::Rates, rates)];
+            let wanted = |part| parts.is_empty() || parts.contains(&part);
+            all.into_iter().filter(|(part, _)| wanted(*part)).try_for_each(|(_, measure)| measure())
         }
+        Bench::Scale(arguments) => scale(&arguments),
     }
-    Ok(())
 }
 
 /// Nanoseconds a packet.
@@ -108,4 +159,34 @@ fn progress(done: usize, all: usize) {
     }
     let line = if all == 0 { String::new() } else { format!("measuring {done}/{all}") };
     let _ = write!(err, "\r{line:<24}\r");
+}
+
+/// Lists to kernel, change to kernel, memory and CPU time.
+fn scale(arguments: &Scale) -> Result<()> {
+    let Scale { sizes, proxies, rounds, changes, limit, output } = arguments;
+    let (rounds, changes) = ((*rounds).max(1), *changes);
+    let limit = Duration::from_mins(*limit);
+    let plan = Plan { sizes: sizes.clone(), proxies: proxies.clone(), rounds, changes, limit };
+    let machine = scale::machine::describe(proxies)?;
+    let cases = scale::run(&plan, &mut |words| {
+        let _ = writeln!(std::io::stderr(), "{words}");
+    })?;
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Json => serde_json::to_writer_pretty(&mut out, &json!({"machine": machine, "cases": cases}))?,
+        Output::Text => {
+            for (what, value) in &machine {
+                writeln!(out, "{what:<24}{value}")?;
+            }
+            writeln!(out)?;
+            write!(out, "{}", figures::tables(&cases))?;
+            writeln!(
+                out,
+                "Real API server; proxies in turn, {rounds} starts of each, median (and range); {changes} changes of one \
+                 endpoint after the last start, 1.2 s apart. Limit of each: {} minutes. See docs/BENCHMARKS.md.",
+                limit.as_secs() / 60
+            )?;
+        }
+    }
+    Ok(writeln!(out)?)
 }
