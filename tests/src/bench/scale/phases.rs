@@ -15,10 +15,6 @@ use super::usage::{anonymous, at_rest, cpu, quiet};
 
 /// Services that are looked at while everything is on its way into the kernel; all the others are at the end.
 const SAMPLE: u32 = 64;
-/// Between a change that has been seen and the next one. kube-proxy's default `--iptables-min-sync-period` and
-/// `--nftables-min-sync-period` are a second, from the end of a sync to the next: no change is to wait for that.
-const PAUSE: Duration = Duration::from_millis(1_200);
-
 /// Starts a proxy and waits until the kernel holds everything.
 pub fn load(plan: &Plan, node: &Node, cluster: &Cluster, proxy: Proxy) -> Result<(Running, Load)> {
     let quiet = quiet()?;
@@ -60,8 +56,8 @@ fn serves(service: Service) -> bool {
 
 /// Moves the probe's endpoint again and again, and waits each time until the kernel sends connections to the new place.
 pub fn change(plan: &Plan, node: &Node, cluster: &Cluster, running: &mut Running) -> Result<Changes> {
-    let before = cpu(running.id())?;
-    let moves = node.host.block_on(|| moves(plan, cluster))?;
+    let (before, pause) = (cpu(running.id())?, running.pause());
+    let moves = node.host.block_on(|| moves(plan, cluster, pause))?;
     running.alive()?;
     at_rest(running.id())?;
     let sorted = |mut times: Vec<Duration>| {
@@ -89,12 +85,12 @@ struct Moves {
     failed: usize,
 }
 
-async fn moves(plan: &Plan, cluster: &Cluster) -> Result<Moves> {
+async fn moves(plan: &Plan, cluster: &Cluster, pause: Duration) -> Result<Moves> {
     let api = Api::new(cluster).await?;
     let mut moves = Moves::default();
     let begun = Instant::now();
     for number in 1..=plan.changes {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
         let asked = Instant::now();
         api.move_probe(number).await?;
         let answered = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -92,6 +93,15 @@ pub enum Running {
 }
 
 impl Running {
+    /// Between a change that has been seen and the next one. kube-proxy's default `--iptables-min-sync-period` and
+    /// `--nftables-min-sync-period` are a second, from the end of a sync to the next: no change is to wait for that.
+    pub const fn pause(&self) -> Duration {
+        match self {
+            Self::Culvert(_) => Duration::from_millis(100),
+            Self::KubeProxy(_) => Duration::from_millis(1_200),
+        }
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         match self {
