@@ -5,16 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 /// Address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Family {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
 }
 
 impl Family {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+    /// Both, in order.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    pub(crate) fn of(address: IpAddr) -> Self {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
@@ -23,7 +27,7 @@ impl Family {
     }
 
     /// From `spec.ipFamilies` or a slice's `addressType`.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<Self> {
         match name {
             "IPv4" => Some(Self::V4),
             "IPv6" => Some(Self::V6),
@@ -34,7 +38,7 @@ impl Family {
 
 /// Parses an address. An IPv4-mapped one is the IPv4 address, and leading zeros in IPv4 are decimal: objects stored by
 /// old API servers may hold them, and Kubernetes reads them so (`ParseIPSloppy`).
-pub(crate) fn parse(text: &str) -> Option<IpAddr> {
+pub fn parse(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(address.to_canonical());
     }

@@ -32,6 +32,7 @@ mod slice;
 
 use ipnet::IpNet;
 
+pub use address::{Family, parse as parse_address};
 pub use culvert_api::plan::ServiceKey;
 pub use model::{Change, Model};
 pub use problem::Reason;

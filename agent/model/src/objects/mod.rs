@@ -20,11 +20,15 @@ pub use service::{
 use serde::{Deserialize, Deserializer};
 
 /// `null` as the type's zero value, as Go decodes it (`creationTimestamp: null` is what `kubectl` itself prints).
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(decoder: D) -> Result<T, D::Error> {
+pub fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(decoder: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(decoder)?.unwrap_or_default())
 }
 
 /// Declares an object or a part of one: camelCase names, every field optional, `null` allowed everywhere.
+///
+/// A crate that uses it needs serde, and [`null_as_default`](crate::objects::null_as_default) as
+/// `crate::objects::null_as_default`: attributes take paths as text, which knows no other crate.
+#[macro_export]
 macro_rules! object {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)* }) => {
         $(#[$meta])*
@@ -35,4 +39,4 @@ macro_rules! object {
         }
     };
 }
-use object;
+pub(crate) use object;

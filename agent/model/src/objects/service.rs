@@ -1,5 +1,7 @@
 //! `v1` Service.
 
+use std::collections::BTreeMap;
+
 use culvert_api::plan::ServiceKey;
 use serde::Deserialize;
 
@@ -30,6 +32,8 @@ object! {
         /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
         #[serde(rename = "type")]
         pub kind: String,
+        /// Labels of the pods behind it (the slice controller's business).
+        pub selector: BTreeMap<String, String>,
         /// Its ports.
         pub ports: Vec<ServicePort>,
         /// The first of `cluster_ips`; `None` (the word) for a headless Service.
