@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod client;
+mod config_check;
 mod node_setup;
 mod objects;
 mod output;
@@ -13,12 +14,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, ConfigCommand};
 use crate::output::{Done, complain, explain};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Plan(args) => plan::run(&args),
+        Command::Config(ConfigCommand::Check(args)) => config_check::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => client::status(&args),
         Command::Services(args) => client::services(&args),

@@ -3,22 +3,25 @@
 use culvert_model::{Change, ServiceKey};
 use culvert_source::{Id, Kind, Object};
 
-/// An object that is new or different.
-pub fn upsert(object: Object) -> Change {
+/// An object that is new or different; `None` if it is nothing to the model.
+pub fn upsert(object: Object) -> Option<Change> {
     match object {
-        Object::Service(service) => Change::Service(service),
-        Object::EndpointSlice(slice) => Change::EndpointSlice(slice),
-        Object::Node(node) => Change::Node(node),
+        Object::Service(service) => Some(Change::Service(service)),
+        Object::EndpointSlice(slice) => Some(Change::EndpointSlice(slice)),
+        Object::Node(node) => Some(Change::Node(node)),
+        Object::Addresses(_) => None,
     }
 }
 
-/// An object that is gone.
-pub fn remove(Id { kind, key }: &Id) -> Change {
-    match kind {
+/// An object that is gone; `None` if it is nothing to the model.
+pub fn remove(Id { kind, key }: &Id) -> Option<Change> {
+    let change = match kind {
         Kind::Service => {
             Change::ServiceGone(ServiceKey { namespace: key.namespace.to_string(), name: key.name.to_string() })
         }
         Kind::EndpointSlice => Change::EndpointSliceGone(key.clone()),
         Kind::Node => Change::NodeGone(key.name.to_string()),
-    }
+        Kind::Addresses(_) => return None,
+    };
+    Some(change)
 }

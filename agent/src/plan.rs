@@ -23,8 +23,8 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
         return Ok(Done::Failed);
     }
     let mut model = Model::new(args.model.config(args.node.as_deref().unwrap_or_default()));
-    for object in objects {
-        model.apply(upsert(object));
+    for change in objects.into_iter().filter_map(upsert) {
+        model.apply(change);
     }
     let names = match &args.node {
         Some(node) if !model.nodes().any(|name| name == node) => {

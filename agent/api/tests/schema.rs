@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use culvert_api::config_check::ConfigCheck;
 use culvert_api::plan::{NodePlan, Plans};
 use culvert_api::reply::{Backends, Flows, Sample, Services};
 use culvert_api::status::Status;
@@ -42,6 +43,11 @@ fn check<T: JsonSchema>(name: &str) {
 #[test]
 fn plan() {
     check::<Plan>("plan.json");
+}
+
+#[test]
+fn config_check() {
+    check::<ConfigCheck>("config-check.json");
 }
 
 #[test]

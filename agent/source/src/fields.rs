@@ -1,4 +1,4 @@
-//! The fields that a Service and a slice have in the API, so that a misspelt one is pointed out instead of ignored.
+//! The fields that objects have in the API, so that a misspelt one is pointed out instead of ignored.
 
 use crate::object::Kind;
 use crate::tree::{Node, Tree};
@@ -50,13 +50,104 @@ const ENDPOINT_SLICE: &[(&str, &[&str])] = &[
     ("ports[]", &["appProtocol", "name", "port", "protocol"]),
 ];
 
+const SELECTOR: &[&str] = &["matchExpressions", "matchLabels"];
+
+/// What addresses are configured with.
+const ADDRESSES: &[(culvert_pools::Kind, &[&str])] = &[
+    (culvert_pools::Kind::IpAddressPool, &["addresses", "autoAssign", "avoidBuggyIPs", "serviceAllocation"]),
+    (
+        culvert_pools::Kind::L2Advertisement,
+        &[
+            "interfaces",
+            "ipAddressPoolSelectors",
+            "ipAddressPools",
+            "nodeSelectors",
+            "preferredNodeSelectors",
+            "serviceSelectors",
+        ],
+    ),
+    (
+        culvert_pools::Kind::BgpAdvertisement,
+        &[
+            "aggregationLength",
+            "aggregationLengthV6",
+            "communities",
+            "ipAddressPoolSelectors",
+            "ipAddressPools",
+            "localPref",
+            "nodeSelectors",
+            "peers",
+            "serviceSelectors",
+        ],
+    ),
+    (culvert_pools::Kind::Community, &["communities"]),
+    (
+        culvert_pools::Kind::BgpPeer,
+        &[
+            "bfdProfile",
+            "connectTime",
+            "disableMP",
+            "dualStackAddressFamily",
+            "dynamicASN",
+            "ebgpMultiHop",
+            "enableGracefulRestart",
+            "holdTime",
+            "interface",
+            "keepaliveTime",
+            "localASN",
+            "myASN",
+            "nodeSelectors",
+            "password",
+            "passwordSecret",
+            "peerASN",
+            "peerAddress",
+            "peerPort",
+            "routerID",
+            "sourceAddress",
+            "vrf",
+        ],
+    ),
+    (
+        culvert_pools::Kind::BfdProfile,
+        &[
+            "detectMultiplier",
+            "echoInterval",
+            "echoMode",
+            "minimumTtl",
+            "passiveMode",
+            "receiveInterval",
+            "transmitInterval",
+        ],
+    ),
+];
+
+/// Places below `spec`, of whatever kind has them.
+const BELOW: &[(&str, &[&str])] = &[
+    ("", &["apiVersion", "kind", "metadata", "spec", "status"]),
+    ("spec.serviceAllocation", &["namespaceSelectors", "namespaces", "priority", "serviceSelectors"]),
+    ("spec.serviceAllocation.namespaceSelectors[]", SELECTOR),
+    ("spec.serviceAllocation.serviceSelectors[]", SELECTOR),
+    ("spec.ipAddressPoolSelectors[]", SELECTOR),
+    ("spec.nodeSelectors[]", SELECTOR),
+    ("spec.serviceSelectors[]", SELECTOR),
+    ("spec.preferredNodeSelectors[]", &["preference", "weight"]),
+    ("spec.preferredNodeSelectors[].preference", SELECTOR),
+    ("spec.passwordSecret", &["name", "namespace"]),
+];
+
 /// Calls `report` with the path and the line of each field that the API does not know. The API server only warns
 /// about them unless it is asked to be strict, and so does a source.
 pub fn unknown(kind: Kind, object: &Tree, report: &mut dyn FnMut(String, u64)) {
-    let places = match kind {
-        Kind::Service => SERVICE,
-        Kind::EndpointSlice => ENDPOINT_SLICE,
+    let spec;
+    let places: Vec<&(&str, &[&str])> = match kind {
+        Kind::Service => SERVICE.iter().collect(),
+        Kind::EndpointSlice => ENDPOINT_SLICE.iter().collect(),
         Kind::Node => return,
+        Kind::Addresses(kind) => {
+            let Some((_, known)) = ADDRESSES.iter().find(|(of, _)| *of == kind) else { return };
+            spec = ("spec", *known);
+            BELOW.iter().chain([&spec]).collect()
+        }
     };
     for (place, known) in places {
         visit(object, place, "", &mut |at, path| {

@@ -1,4 +1,4 @@
-//! Where Services, EndpointSlices and Nodes come from. Two sources deliver the same [`Batch`]es of the same objects:
+//! Where Services, EndpointSlices, Nodes and the configuration of addresses come from. Two sources deliver the same [`Batch`]es of the same objects:
 //!
 //! - [`kube`]: an API server.
 //! - `dir` ([`watch`]): a folder of Kubernetes manifests, which gets the API server's defaults and its validation before anybody sees
@@ -30,7 +30,8 @@ mod watch;
 
 pub use batch::{Batch, Progress};
 pub use fault::{Fault, Severity};
+pub use manifest::Placed;
 pub use object::{Change, Id, Kind, Object};
-pub use scan::load;
+pub use scan::{Loaded, load, load_files};
 pub use validate::Rules;
 pub use watch::watch;

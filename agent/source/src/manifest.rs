@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use culvert_model::objects::{EndpointSlice, Node, ObjectKey, Service};
+use culvert_pools::Resource;
 use serde::de::DeserializeOwned;
 
 use crate::fault::Fault;
@@ -113,14 +114,34 @@ fn content(document: &Tree, implied: Option<Kind>) -> Result<Content, Fault> {
         ("v1", "ServiceList") => Ok(Content::List(Some(Kind::Service))),
         ("v1", "NodeList") => Ok(Content::List(Some(Kind::Node))),
         ("discovery.k8s.io/v1", "EndpointSliceList") => Ok(Content::List(Some(Kind::EndpointSlice))),
-        _ => Ok(Content::Other),
+        (version, kind) => of_addresses(version, kind),
+    }
+}
+
+/// What addresses are configured with: MetalLB's group, and Namespaces.
+fn of_addresses(version: &str, kind: &str) -> Result<Content, Fault> {
+    if let Some(kind) = culvert_pools::Kind::of(version, kind) {
+        return Ok(Content::Object(Kind::Addresses(kind)));
+    }
+    if let Some(kind) = kind.strip_suffix("List").and_then(|kind| culvert_pools::Kind::of(version, kind)) {
+        return Ok(Content::List(Some(Kind::Addresses(kind))));
+    }
+    let of_group = version.starts_with("metallb.io/");
+    match culvert_pools::Kind::ALL.into_iter().find(|known| of_group && known.name() == kind) {
+        Some(known) => {
+            let versions =
+                known.api_versions().iter().map(|version| format!("{version:?}")).collect::<Vec<_>>().join(", ");
+            let message = format!("Unsupported value: {version:?}: supported values: {versions}");
+            Err(Fault::new(message).at_field("apiVersion"))
+        }
+        None => Ok(Content::Other),
     }
 }
 
 /// The object's name for messages, as far as it can be made out before it is decoded.
 fn name(kind: Kind, tree: &Tree) -> String {
     let text = |key| tree.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Tree::text);
-    let namespace = text("namespace").unwrap_or(if kind == Kind::Node { "" } else { "default" });
+    let namespace = text("namespace").unwrap_or(if kind.is_namespaced() { "default" } else { "" });
     Id { kind, key: ObjectKey::new(namespace, text("name").unwrap_or("?")) }.to_string()
 }
 
@@ -135,6 +156,15 @@ fn typed(kind: Kind, tree: &Tree, rules: &Rules) -> Result<Object, Vec<Fault>> {
             Ok(Object::EndpointSlice(Arc::new(object)))
         }
         Kind::Node => Ok(Object::Node(Arc::new(checked::<Node>(tree, |_| {}, validate::node)?))),
+        Kind::Addresses(kind) => {
+            let resource = tree.to_object_by(|value| Resource::deserialize(kind, value));
+            let mut resource = resource.map_err(|fault| vec![fault])?;
+            if kind.is_namespaced() {
+                defaults::namespaced(resource.metadata_mut());
+            }
+            let violations = validate::addresses(&resource);
+            valid(tree, Object::Addresses(resource), violations)
+        }
     }
 }
 
@@ -147,6 +177,11 @@ fn checked<T: DeserializeOwned>(
     let mut object = tree.to_object::<T>().map_err(|fault| vec![fault])?;
     fill_in(&mut object);
     let violations = validate(&object);
+    valid(tree, object, violations)
+}
+
+/// The object, if no rule is broken; else where they are.
+fn valid<T>(tree: &Tree, object: T, violations: Vec<Violation>) -> Result<T, Vec<Fault>> {
     if violations.is_empty() {
         return Ok(object);
     }
@@ -205,7 +240,10 @@ mod tests {
             "Service" => Object::Service(serde_json::from_value(value).unwrap()),
             "EndpointSlice" => Object::EndpointSlice(serde_json::from_value(value).unwrap()),
             "Node" => Object::Node(serde_json::from_value(value).unwrap()),
-            kind => panic!("{kind}"),
+            kind => {
+                let kind = culvert_pools::Kind::ALL.into_iter().find(|known| known.name() == kind).unwrap();
+                Object::Addresses(Resource::deserialize(kind, value).unwrap())
+            }
         }
     }
 
@@ -217,6 +255,11 @@ mod tests {
     #[test]
     fn endpoint_slices() {
         check(include_str!("../cases/endpoint-slices.yaml"));
+    }
+
+    #[test]
+    fn addresses() {
+        check(include_str!("../cases/addresses.yaml"));
     }
 
     #[test]

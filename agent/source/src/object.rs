@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use culvert_model::objects::{EndpointSlice, Node, ObjectKey, ObjectMeta, Service};
+use culvert_pools::Resource;
 
 /// The kinds that are read; all others in a folder are none of our business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,15 +15,27 @@ pub enum Kind {
     EndpointSlice,
     /// `v1` Node.
     Node,
+    /// What address pools and announcements are configured with.
+    Addresses(culvert_pools::Kind),
 }
 
 impl Kind {
+    /// Whether objects of the kind are in a namespace.
+    pub const fn is_namespaced(self) -> bool {
+        match self {
+            Self::Service | Self::EndpointSlice => true,
+            Self::Node => false,
+            Self::Addresses(kind) => kind.is_namespaced(),
+        }
+    }
+
     /// The word in `kind`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Addresses(kind) => kind.name(),
         }
     }
 }
@@ -52,6 +65,8 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     /// A Node.
     Node(Arc<Node>),
+    /// A part of the configuration of addresses.
+    Addresses(Resource),
 }
 
 impl Object {
@@ -66,6 +81,7 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Node(_) => Kind::Node,
+            Self::Addresses(resource) => Kind::Addresses(resource.kind()),
         }
     }
 
@@ -75,6 +91,7 @@ impl Object {
             Self::Service(service) => &service.metadata,
             Self::EndpointSlice(slice) => &slice.metadata,
             Self::Node(node) => &node.metadata,
+            Self::Addresses(resource) => resource.metadata(),
         }
     }
 }

@@ -10,7 +10,8 @@ use std::time::Instant;
 use crate::fault::Fault;
 use crate::folder::Folder;
 use crate::manifest;
-use crate::object::{Change, Object};
+use crate::manifest::Placed;
+use crate::object::{Change, Id, Object};
 use crate::tree::MAX_FILE_BYTES;
 use crate::validate::Rules;
 
@@ -108,6 +109,38 @@ pub fn load(path: &Path, rules: &Rules) -> Result<(Vec<Object>, Vec<Fault>), Fau
         Change::Remove(_) => None,
     });
     Ok((objects.collect(), scan.faults))
+}
+
+/// Objects with the file that each is from.
+pub type Loaded = Vec<(PathBuf, Placed)>;
+
+/// Reads files once, and folders as [`load`] does; the same object twice is wrong. `Err` if one of them cannot be read.
+pub fn load_files(paths: &[PathBuf], rules: &Rules) -> Result<(Loaded, Vec<Fault>), Fault> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(list(path)?.into_keys());
+        } else {
+            files.push(path.clone());
+        }
+    }
+    let (mut loaded, mut faults): (Loaded, Vec<Fault>) = (Vec::new(), Vec::new());
+    let mut places: BTreeMap<Id, PathBuf> = BTreeMap::new();
+    for file in files {
+        let text = read(&file).map_err(|fault| fault.in_file(&file))?;
+        let manifest = manifest::read(&text, rules);
+        faults.extend(manifest.faults.into_iter().map(|fault| fault.in_file(&file)));
+        for (id, placed) in manifest.objects {
+            if let Some(first) = places.get(&id) {
+                let fault = Fault::new(format!("is defined in {} already", first.display()));
+                faults.push(fault.of_object(id.to_string()).in_file(&file).at_line(Some(placed.line)));
+                continue;
+            }
+            places.insert(id, file.clone());
+            loaded.push((file.clone(), placed));
+        }
+    }
+    Ok((loaded, faults))
 }
 
 /// Whether a file of this name is read: `.yaml`, `.yml` and `.json`, as `kubectl apply -f DIR` does, and not hidden.

@@ -13,6 +13,9 @@ use crate::fault::Fault;
 /// The most bytes one file may have: far above any hand-written folder, and a bound on what a stray file can cost.
 pub const MAX_FILE_BYTES: usize = 256 << 20;
 
+/// Decodes an object, and remembers where it stopped.
+pub type Decoder<'a, 'b> = serde_path_to_error::Deserializer<'a, 'b, Value>;
+
 /// One node of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tree {
@@ -106,10 +109,16 @@ impl Tree {
 
     /// Reads a typed object. The error names the field; the line is the caller's to add.
     pub fn to_object<T: DeserializeOwned>(&self) -> Result<T, Fault> {
-        serde_path_to_error::deserialize(self.to_json()).map_err(|error| {
-            let path = error.path().to_string();
+        self.to_object_by(|decoder| T::deserialize(decoder))
+    }
+
+    /// Reads a typed object as `read` does. The error names the field; the line is the caller's to add.
+    pub fn to_object_by<T>(&self, read: impl FnOnce(Decoder<'_, '_>) -> serde_json::Result<T>) -> Result<T, Fault> {
+        let mut track = serde_path_to_error::Track::new();
+        read(Decoder::new(self.to_json(), &mut track)).map_err(|error| {
+            let path = track.path().to_string();
             let line = self.line_of(&path);
-            Fault::new(error.into_inner().to_string()).at_field(path).at_line(Some(line))
+            Fault::new(error.to_string()).at_field(path).at_line(Some(line))
         })
     }
 

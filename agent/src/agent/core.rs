@@ -245,12 +245,13 @@ impl Core {
             match kind(change) {
                 Kind::Service => drop(self.metrics.service_changes.inc()),
                 Kind::EndpointSlice => drop(self.metrics.endpoint_changes.inc()),
-                Kind::Node => {}
+                Kind::Node | Kind::Addresses(_) => {}
             }
-            touched.append(&mut self.model.apply(match change {
+            let change = match change {
                 Change::Upsert(object) => upsert(object.clone()),
                 Change::Remove(id) => remove(id),
-            }));
+            };
+            touched.extend(change.into_iter().flat_map(|change| self.model.apply(change)));
         }
         self.note_node(match batch.progress {
             Progress::Loading => false,

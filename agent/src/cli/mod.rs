@@ -50,6 +50,9 @@ pub enum Command {
     /// Exits with 1 if a file cannot be read, an object is invalid or the node is unknown, and with 3 if the plan names
     /// problems.
     Plan(PlanArgs),
+    /// Look at a configuration of addresses
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Run the agent of a node
     ///
     /// Programs the kernel with what the API server or the manifests say, and keeps it so. Needs the capabilities NET_ADMIN, BPF, PERFMON and
@@ -120,6 +123,35 @@ pub struct PlanArgs {
     /// What the model is told.
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+/// `culvert config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say what is wrong with a configuration of addresses, offline
+    ///
+    /// Reads MetalLB's resources (IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community) and Nodes from
+    /// files, and checks each object and all of them together, as the controller does before it puts them in force. Objects of
+    /// other kinds are checked by themselves where they are known. Needs no cluster: the configuration of one is checked with
+    /// `kubectl get ipaddresspools,l2advertisements -A -o yaml | culvert config check /dev/stdin`. The JSON's schema is
+    /// docs/schema/config-check.json.
+    ///
+    /// Exits with 1 if a file cannot be read, and with 3 if anything is wrong in them. Warnings change nothing.
+    Check(ConfigCheckArgs),
+}
+
+/// `culvert config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckArgs {
+    /// Files, or folders with their .yaml, .yml and .json files
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Namespaces whose objects make the configuration; all by default
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub config_namespaces: Vec<String>,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t = PlanOutput::Table)]
+    pub output: PlanOutput,
 }
 
 /// Forms of a plan.
@@ -477,20 +509,28 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Adds the help of every command below one; of those that have commands of their own, theirs.
+    fn describe(above: &clap::Command, name: &str, text: &mut String) {
+        let below = |command: &&clap::Command| !command.is_hide_set() && command.get_name() != "help";
+        for command in above.get_subcommands().filter(below) {
+            let name = format!("{name} {}", command.get_name());
+            if command.has_subcommands() {
+                describe(command, &name, text);
+                continue;
+            }
+            let help = command.clone().mut_args(|arg| arg.hide_env_values(true)).render_long_help().to_string();
+            let help: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
+            text.extend(["\n## ", &name, "\n\n```text\n", &help.join("\n"), "\n```\n"]);
+        }
+    }
+
     /// `docs/CLI.md` is what the commands say of themselves. `CULVERT_WRITE_DOCS=1 cargo test -p culvert` writes it anew.
     #[test]
     fn the_documentation_is_in_step() {
         let mut text = include_str!("cli.md").to_owned();
         let mut command = Cli::command().term_width(100).mut_args(|arg| arg.hide_env_values(true));
         command.build();
-        for command in command.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
-            let name = command.get_name().to_owned();
-            if name != "help" {
-                let help = command.clone().mut_args(|arg| arg.hide_env_values(true)).render_long_help().to_string();
-                let help: Vec<_> = help.trim_end().lines().map(str::trim_end).collect();
-                text.extend(["\n## culvert ", &name, "\n\n```text\n", &help.join("\n"), "\n```\n"]);
-            }
-        }
+        describe(&command, "culvert", &mut text);
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CLI.md");
         if std::env::var_os("CULVERT_WRITE_DOCS").is_some() {
             std::fs::write(&path, &text).unwrap();

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use culvert_model::objects::{EndpointSlice, Node, ObjectKey, ObjectMeta, Service};
+use culvert_pools::Resource;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -154,6 +155,12 @@ fn item(kind: Kind, text: &str) -> serde_json::Result<Item> {
             let version = std::mem::take(&mut node.metadata.resource_version);
             (version, Object::Node(Arc::new(node)))
         }),
+        Kind::Addresses(kind) => {
+            Resource::deserialize(kind, &mut serde_json::Deserializer::from_str(text)).map(|mut resource| {
+                let version = std::mem::take(&mut resource.metadata_mut().resource_version);
+                (version, Object::Addresses(resource))
+            })
+        }
     };
     match decoded {
         Ok((version, object)) if !object.metadata().name.is_empty() => {
@@ -396,6 +403,7 @@ mod tests {
                     Object::Service(service) => Change::Service(service),
                     Object::EndpointSlice(slice) => Change::EndpointSlice(slice),
                     Object::Node(node) => Change::Node(node),
+                    Object::Addresses(resource) => panic!("{resource:?}"),
                 });
                 model.node_plan();
             }

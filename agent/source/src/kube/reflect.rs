@@ -71,6 +71,7 @@ impl Selection {
                 ("/apis/discovery.k8s.io/v1/endpointslices", Some("!service.kubernetes.io/headless"), None)
             }
             Kind::Node => ("/api/v1/nodes", None, Some(format!("metadata.name={node}"))),
+            Kind::Addresses(kind) => (path_of(kind), None, None),
         };
         Self { kind, path, labels, fields }
     }
@@ -95,6 +96,19 @@ impl Selection {
             continue_token: page,
             ..ListParams::default()
         }
+    }
+}
+
+/// Where the API server has what addresses are configured with.
+fn path_of(kind: culvert_pools::Kind) -> &'static str {
+    match kind {
+        culvert_pools::Kind::IpAddressPool => "/apis/metallb.io/v1beta1/ipaddresspools",
+        culvert_pools::Kind::L2Advertisement => "/apis/metallb.io/v1beta1/l2advertisements",
+        culvert_pools::Kind::BgpAdvertisement => "/apis/metallb.io/v1beta1/bgpadvertisements",
+        culvert_pools::Kind::Community => "/apis/metallb.io/v1beta1/communities",
+        culvert_pools::Kind::BgpPeer => "/apis/metallb.io/v1beta2/bgppeers",
+        culvert_pools::Kind::BfdProfile => "/apis/metallb.io/v1beta1/bfdprofiles",
+        culvert_pools::Kind::Namespace => "/api/v1/namespaces",
     }
 }
 

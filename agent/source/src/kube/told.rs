@@ -85,6 +85,7 @@ impl Told {
             Object::Service(service) => self.hasher.hash_one(&**service),
             Object::EndpointSlice(slice) => self.hasher.hash_one(&**slice),
             Object::Node(node) => self.hasher.hash_one(&**node),
+            Object::Addresses(resource) => self.hasher.hash_one(resource),
         }
     }
 }

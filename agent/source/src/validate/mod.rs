@@ -1,6 +1,7 @@
 //! The API server's validation (pkg/apis/core/validation, pkg/apis/discovery/validation), so that a folder takes what a
 //! cluster would take. Field paths and the form of the messages are Kubernetes' own.
 
+mod addresses;
 mod names;
 mod node;
 mod path;
@@ -11,6 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+pub use addresses::addresses;
 pub use node::node;
 pub use path::Path;
 pub use service::service;
