@@ -1,5 +1,6 @@
 //! Culvert: a node's Services in eBPF. One binary: the agent, and the commands that look at it.
 
+mod addresses;
 mod agent;
 mod cli;
 mod client;

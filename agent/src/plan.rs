@@ -8,10 +8,10 @@ use culvert_api::plan::{
     Audience, BackendState, ClientAddress, FrontendPlan, NodePlan, Plans, Protocol, ServicePlan, Verdict,
 };
 use culvert_model::Model;
-use culvert_source::Fault;
+use culvert_source::{Change, Fault};
 
+use crate::addresses::Addresses;
 use crate::cli::{PlanArgs, PlanOutput};
-use crate::objects::upsert;
 use crate::output::{Done, complain, lines, print, print_json, table};
 
 /// Runs the command.
@@ -23,7 +23,9 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
         return Ok(Done::Failed);
     }
     let mut model = Model::new(args.model.config(args.node.as_deref().unwrap_or_default()));
-    for change in objects.into_iter().filter_map(upsert) {
+    let mut addresses = Addresses::new([]);
+    let changes: Vec<_> = objects.into_iter().filter_map(|object| addresses.take(&Change::Upsert(object))).collect();
+    for change in changes.into_iter().chain(addresses.decide(true)) {
         model.apply(change);
     }
     let names = match &args.node {

@@ -19,6 +19,7 @@
 mod address;
 mod claims;
 mod endpoints;
+mod grant;
 mod intern;
 mod model;
 mod node;
@@ -34,6 +35,7 @@ use ipnet::IpNet;
 
 pub use address::{Family, parse as parse_address};
 pub use culvert_api::plan::ServiceKey;
+pub use grant::{Failure, Grant, Granted};
 pub use model::{Change, Model};
 pub use problem::Reason;
 

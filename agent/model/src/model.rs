@@ -9,6 +9,7 @@ use culvert_api::plan::{NodePlan, ServiceKey, ServicePlan};
 use crate::Config;
 use crate::claims::{Claimant, Claims};
 use crate::endpoints::Slices;
+use crate::grant::Grant;
 use crate::intern::Interner;
 use crate::node::NodeInfo;
 use crate::objects::{EndpointSlice, Node, ObjectKey, Service};
@@ -20,8 +21,10 @@ use crate::slice::SliceInfo;
 /// One change of the cluster's objects.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A Service is new or changed.
+    /// A Service is new or changed, and our own pools have no say in it.
     Service(Arc<Service>),
+    /// A Service is new or changed, or our own pools have another word about it.
+    Granted(Arc<Service>, Grant),
     /// A Service is gone.
     ServiceGone(ServiceKey),
     /// An EndpointSlice is new or changed.
@@ -87,10 +90,8 @@ impl Model {
     pub fn apply(&mut self, change: Change) -> BTreeSet<ServiceKey> {
         let mut touched = BTreeSet::new();
         match change {
-            Change::Service(service) => {
-                let info = ServiceInfo::new(&service, &self.config);
-                self.set_service(service.key(), Some(info), &mut touched);
-            }
+            Change::Service(service) => self.digest(&service, &Grant::default(), &mut touched),
+            Change::Granted(service, grant) => self.digest(&service, &grant, &mut touched),
             Change::ServiceGone(key) => self.set_service(key, None, &mut touched),
             Change::EndpointSlice(slice) => {
                 let owner = slice.service_name();
@@ -154,6 +155,11 @@ impl Model {
     fn view<'a>(&'a self, name: &'a str) -> View<'a> {
         let links = if name == self.config.node { &self.links } else { &self.no_links };
         View { name, node: self.nodes.get(name), links, listed: &self.listed, claims: &self.claims }
+    }
+
+    fn digest(&mut self, service: &Service, grant: &Grant, touched: &mut BTreeSet<ServiceKey>) {
+        let info = ServiceInfo::new(service, grant, &self.config);
+        self.set_service(service.key(), Some(info), touched);
     }
 
     fn set_service(&mut self, key: ServiceKey, info: Option<ServiceInfo>, touched: &mut BTreeSet<ServiceKey>) {

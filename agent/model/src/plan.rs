@@ -53,11 +53,11 @@ pub(crate) fn plan(key: &ServiceKey, info: &ServiceInfo, slices: &Slices, view: 
         name: key.name.clone(),
         kind: info.kind,
         addresses: addresses_of(&frontends, FrontendKind::LoadBalancer),
-        pool: None,
+        pool: info.pool.as_deref().map(str::to_owned),
         skipped: skipped.map(str::to_owned),
         problems,
         health_check,
-        refused: refused(&frontends, view),
+        refused: refused(info, &frontends, view),
         frontends,
     }
 }
@@ -69,10 +69,13 @@ fn addresses_of(frontends: &[FrontendPlan], kind: FrontendKind) -> Vec<IpAddr> {
     addresses
 }
 
-/// Addresses that belong to Services alone, so that a port nobody serves can be refused on them: ClusterIPs (addresses
-/// of our own pools will join them), but none that is a node's as well, whatever its Service says.
-fn refused(frontends: &[FrontendPlan], view: View) -> Vec<IpAddr> {
+/// Addresses that belong to Services alone, so that a port nobody serves can be refused on them: ClusterIPs and addresses
+/// of our own pools, but none that is a node's as well, whatever its Service says.
+fn refused(info: &ServiceInfo, frontends: &[FrontendPlan], view: View) -> Vec<IpAddr> {
     let mut addresses = addresses_of(frontends, FrontendKind::ClusterIP);
+    if info.pool.is_some() {
+        addresses.extend(addresses_of(frontends, FrontendKind::LoadBalancer));
+    }
     addresses.retain(|address| !view.links.contains(address) && !view.listed.contains_key(address));
     addresses
 }

@@ -29,6 +29,10 @@ pub enum Reason {
     AddressFamilyNotServed,
     /// An external address outside `--allow-external-ips`.
     ExternalIPNotAllowed,
+    /// Our own pools give the Service no address.
+    AllocationFailed,
+    /// The Service asks our own pools for what they cannot read, and keeps the addresses that it has.
+    LoadBalancerFailed,
     /// Two ports of one Service with the same number and protocol.
     ConflictPort,
     /// Another Service holds the address, port and protocol.
@@ -49,7 +53,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidType,
         Self::InvalidPort,
         Self::InvalidProtocol,
@@ -60,6 +64,8 @@ impl Reason {
         Self::UnusableAddress,
         Self::AddressFamilyNotServed,
         Self::ExternalIPNotAllowed,
+        Self::AllocationFailed,
+        Self::LoadBalancerFailed,
         Self::ConflictPort,
         Self::ConflictAddress,
         Self::ConflictNodePort,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use culvert_api::plan::{FrontendKind, Problem, Protocol, ServiceKey, ServiceKind};
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use crate::Config;
 use crate::address::{self, Family};
 use crate::claims::Claim;
+use crate::grant::Grant;
 use crate::objects::{Service, ServicePort};
 use crate::problem::{self, Reason};
 use crate::ranges::SourceRanges;
@@ -30,6 +32,8 @@ pub(crate) struct ServiceInfo {
     pub skipped: Option<&'static str>,
     /// Unique addresses.
     pub addresses: Vec<ServiceAddress>,
+    /// Our own pool that all `LoadBalancer` addresses are from, if one is.
+    pub pool: Option<Arc<str>>,
     /// Ports, unique by number and protocol.
     pub ports: Vec<PortInfo>,
     pub families: Vec<Family>,
@@ -81,15 +85,16 @@ pub(crate) struct PortInfo {
 }
 
 impl ServiceInfo {
-    /// Digests a Service.
-    pub(crate) fn new(service: &Service, config: &Config) -> Self {
-        let mut digest = Digest { service, key: service.key(), config, problems: Vec::new() };
+    /// Digests a Service, with what our own pools say of it.
+    pub(crate) fn new(service: &Service, grant: &Grant, config: &Config) -> Self {
+        let mut digest = Digest { service, grant, key: service.key(), config, problems: Vec::new() };
         let kind = digest.kind();
         let mut info = Self {
             kind,
             created: service.metadata.creation_timestamp,
             skipped: skipped(service, kind),
             addresses: Vec::new(),
+            pool: None,
             ports: Vec::new(),
             families: Vec::new(),
             ranges: SourceRanges::default(),
@@ -159,6 +164,7 @@ pub(crate) fn parse_port(port: i32) -> Option<u16> {
 /// The work of digesting: the Service, and the problems found on the way.
 struct Digest<'a> {
     service: &'a Service,
+    grant: &'a Grant,
     key: ServiceKey,
     config: &'a Config,
     problems: Vec<Problem>,
@@ -195,7 +201,7 @@ impl Digest<'_> {
             if info.external_local {
                 info.health_check_port = self.health_check_port(info);
             }
-            self.ingress(info);
+            self.load_balancer(info);
         }
         self.external_ips(info);
         let nothing = info.addresses.is_empty() && info.ports.iter().all(|port| port.node_port.is_none());
@@ -307,12 +313,32 @@ impl Digest<'_> {
         }
         if spec.cluster_ip.is_empty() && spec.cluster_ips.is_empty() {
             info.families.extend(spec.ip_families.iter().filter_map(|name| Family::named(name)));
+            // Our pools may give both where both are only preferred.
+            let given = self.grant.given.iter().flat_map(|given| &given.addresses);
+            info.families.extend(given.map(|address| Family::of(*address)));
             if info.families.is_empty() {
                 info.families.extend(Family::BOTH);
             }
         }
         info.families.sort_unstable();
         info.families.dedup();
+    }
+
+    /// LoadBalancer addresses: those of our own pools, as if they stood in the status, else those that do.
+    fn load_balancer(&mut self, info: &mut ServiceInfo) {
+        let Grant { given, failure } = self.grant;
+        if let Some(failure) = failure {
+            let reason = if given.is_some() { Reason::LoadBalancerFailed } else { Reason::AllocationFailed };
+            self.problem(reason, &failure.field, failure.message.clone());
+        }
+        let Some(given) = given else { return self.ingress(info) };
+        for (i, address) in given.addresses.iter().enumerate() {
+            let field = AddressField::Ingress(i);
+            if self.is_fit(field, *address) {
+                info.add(*address, FrontendKind::LoadBalancer, field);
+            }
+        }
+        info.pool = Some(Arc::clone(&given.pool));
     }
 
     /// LoadBalancer addresses, whoever wrote them; a provider in mode `Proxy` sends its traffic to other addresses.
@@ -354,10 +380,13 @@ impl Digest<'_> {
             self.problem(Reason::InvalidAddress, field, format!("{text:?} is no IP address"));
             return None;
         };
-        if let Some(what) = address::unfit_for_frontend(address) {
-            self.problem(Reason::UnusableAddress, field, format!("{address} is {what}"));
-            return None;
-        }
-        Some(address)
+        self.is_fit(field, address).then_some(address)
+    }
+
+    /// Whether an address can be a Service's; if not, that is a problem.
+    fn is_fit(&mut self, field: AddressField, address: IpAddr) -> bool {
+        let Some(what) = address::unfit_for_frontend(address) else { return true };
+        self.problem(Reason::UnusableAddress, field, format!("{address} is {what}"));
+        false
     }
 }

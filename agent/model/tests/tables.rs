@@ -12,7 +12,8 @@ use culvert_api::plan::{
     Audience, BackendPlan, BackendState, ClientAddress, FrontendPlan, NodePlan, Problem, Protocol, ServicePlan,
     Topology, Verdict,
 };
-use culvert_model::{Change, Config, Model, NodePortAddresses};
+use culvert_model::objects::Service;
+use culvert_model::{Change, Config, Failure, Grant, Granted, Model, NodePortAddresses};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,6 +34,9 @@ struct Case {
     about: String,
     #[serde(default)]
     config: CaseConfig,
+    /// What our own pools say of Services.
+    #[serde(default)]
+    pools: BTreeMap<String, String>,
     objects: Vec<Value>,
     on: BTreeMap<String, BTreeMap<String, Expected>>,
 }
@@ -53,6 +57,7 @@ struct Expected {
     rows: Vec<String>,
     #[serde(default)]
     addresses: Vec<IpAddr>,
+    pool: Option<String>,
     refused: Option<Vec<IpAddr>>,
     skipped: Option<String>,
     health_check: Option<String>,
@@ -82,7 +87,7 @@ fn tables() {
 }
 
 fn run(base: &[Value], case: &Case) -> Vec<String> {
-    let forward: Vec<Change> = base.iter().chain(&case.objects).map(change).collect();
+    let forward: Vec<Change> = base.iter().chain(&case.objects).map(|object| change(object, &case.pools)).collect();
     let model = model(case, forward.iter());
     let backward = self::model(case, forward.iter().rev());
     let mut failures = Vec::new();
@@ -112,7 +117,7 @@ fn model<'a>(case: &Case, changes: impl Iterator<Item = &'a Change>) -> Model {
     model
 }
 
-fn change(object: &Value) -> Change {
+fn change(object: &Value, pools: &BTreeMap<String, String>) -> Change {
     let mut object = object.clone();
     let kind = object["kind"].as_str().unwrap().to_owned();
     let metadata = object["metadata"].as_object_mut().unwrap();
@@ -120,11 +125,36 @@ fn change(object: &Value) -> Change {
         metadata.entry("namespace").or_insert("default".into());
     }
     match kind.as_str() {
-        "Service" => Change::Service(Arc::new(serde_json::from_value(object).unwrap())),
+        "Service" => {
+            let service: Arc<Service> = Arc::new(serde_json::from_value(object).unwrap());
+            match pools.get(&service.key().to_string()) {
+                Some(word) => Change::Granted(service, grant(word)),
+                None => Change::Service(service),
+            }
+        }
         "EndpointSlice" => Change::EndpointSlice(Arc::new(serde_json::from_value(object).unwrap())),
         "Node" => Change::Node(Arc::new(serde_json::from_value(object).unwrap())),
         other => panic!("kind {other}"),
     }
+}
+
+/// `ADDRESS, ADDRESS of POOL`, `FIELD: MESSAGE`, or both with `despite` between.
+fn grant(text: &str) -> Grant {
+    let (given, failure) = match text.split_once(" despite ") {
+        Some((given, failure)) => (Some(given), Some(failure)),
+        None if text.contains(" of ") => (Some(text), None),
+        None => (None, Some(text)),
+    };
+    let given = given.map(|given| {
+        let (addresses, pool) = given.split_once(" of ").unwrap();
+        let addresses = addresses.split(", ").map(|address| address.parse().unwrap());
+        Granted { addresses: addresses.collect(), pool: pool.into() }
+    });
+    let failure = failure.map(|failure| {
+        let (field, message) = failure.split_once(": ").unwrap();
+        Failure { field: field.to_owned(), message: message.to_owned() }
+    });
+    Grant { given, failure }
 }
 
 fn compare(node: &str, plan: &NodePlan, expected: &BTreeMap<String, Expected>, failures: &mut Vec<String>) {
@@ -144,6 +174,7 @@ fn compare(node: &str, plan: &NodePlan, expected: &BTreeMap<String, Expected>, f
         differs("rows", lines(service.frontends.iter().map(row).collect()), lines(expected.rows.clone()));
         differs("problems", lines(service.problems.iter().map(problem).collect()), lines(expected.problems.clone()));
         differs("addresses", format!("{:?}", service.addresses), format!("{:?}", expected.addresses));
+        differs("pool", format!("{:?}", service.pool), format!("{:?}", expected.pool));
         differs("skipped", format!("{:?}", service.skipped), format!("{:?}", expected.skipped));
         let health_check = service.health_check.map(|check| format!("{} {}", check.port, check.local_endpoints));
         differs("healthCheck", format!("{health_check:?}"), format!("{:?}", expected.health_check));

@@ -2,15 +2,18 @@
 //!
 //! Rules: of two definitions of one object the one in the first file (by name) counts. While a file has errors, its good
 //! objects are updated, and nothing that it held before is removed: the last good state stays. A file that vanishes
-//! takes its objects with it, after a moment in which an editor may put it back.
+//! takes its objects with it, after a moment in which an editor may put it back. A configuration of addresses that is not valid
+//! as a whole is delivered all the same, and is a fault: whoever puts it in force keeps the last one that was valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use culvert_pools::{Config, Resources};
+
 use crate::fault::Fault;
 use crate::manifest::{Manifest, Placed};
-use crate::object::{Change, Id, Object};
+use crate::object::{Change, Id, Kind, Object};
 
 /// How long a vanished file's objects stay.
 pub const GRACE: Duration = Duration::from_millis(500);
@@ -22,6 +25,8 @@ pub struct Folder {
     /// What was last told to the outside.
     told: BTreeMap<Id, Object>,
     conflicts: Vec<Fault>,
+    /// What is wrong with the configuration of addresses as a whole.
+    invalid: Vec<Fault>,
     /// The folder itself cannot be listed.
     unreadable: Option<Fault>,
 }
@@ -87,6 +92,7 @@ impl Folder {
                 self.conflicts.push(fault.in_file(path).at_line(Some(placed.line)));
             }
         }
+        self.invalid = invalid(&wanted);
         let mut changes = Vec::new();
         for (&id, &(_, placed)) in &wanted {
             if self.told.get(id) != Some(&placed.object) {
@@ -105,10 +111,33 @@ impl Folder {
     /// All that is wrong at present, sorted by file and line.
     pub fn faults(&self) -> Vec<Fault> {
         let files = self.files.values().flat_map(|file| &file.faults);
-        let mut faults: Vec<Fault> = self.unreadable.iter().chain(files).chain(&self.conflicts).cloned().collect();
+        let mut faults: Vec<Fault> =
+            self.unreadable.iter().chain(files).chain(&self.conflicts).chain(&self.invalid).cloned().collect();
         faults.sort();
         faults
     }
+}
+
+/// What no object shows alone: two pools that overlap, a name that is not there.
+fn invalid(wanted: &BTreeMap<&Id, (&PathBuf, &Placed)>) -> Vec<Fault> {
+    let mut resources = Resources::default();
+    for (_, placed) in wanted.values() {
+        match &placed.object {
+            Object::Addresses(resource) => drop(resources.upsert(resource.clone())),
+            Object::Node(node) => drop(resources.upsert_node(node)),
+            Object::Service(_) | Object::EndpointSlice(_) => {}
+        }
+    }
+    let findings = Config::new(&resources).err().unwrap_or_default();
+    let fault = |finding: culvert_pools::Finding| {
+        let fault = Fault::new(finding.message).of_object(finding.object.to_string()).at_field(finding.field);
+        let id = Id { kind: Kind::Addresses(finding.object.kind), key: finding.object.key };
+        match wanted.get(&id) {
+            Some((file, placed)) => fault.in_file(*file).at_line(Some(placed.line)),
+            None => fault,
+        }
+    };
+    findings.into_iter().map(fault).collect()
 }
 
 #[cfg(test)]
@@ -223,5 +252,27 @@ mod tests {
         assert_eq!(disk.faults(), ["error: gone"]);
         assert!(disk.look(0).is_empty());
         assert!(disk.faults().is_empty());
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_valid_as_a_whole_is_a_fault_of_its_object() {
+        let pool = |name: &str, range: &str| {
+            format!(
+                "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: {name}, namespace: m}}\n\
+                 spec: {{addresses: [{range}]}}\n"
+            )
+        };
+        let read = |folder: &mut Folder, file: &str, text: &str| {
+            folder.read(Path::new(file), manifest::read(text, &Rules::default()));
+            let changes = folder.changes().len();
+            (changes, folder.faults().iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let mut folder = Folder::default();
+        assert_eq!(read(&mut folder, "a.yaml", &pool("one", "192.0.2.0/24")), (1, vec![]));
+        let expected = "b.yaml:1: error: IPAddressPool/m/two: spec.addresses: Invalid value: 192.0.2.9-192.0.2.10 overlaps \
+                        with 192.0.2.0/24 of IPAddressPool/m/one";
+        let overlapping = pool("two", "192.0.2.9-192.0.2.10");
+        assert_eq!(read(&mut folder, "b.yaml", &overlapping), (1, vec![expected.to_owned()]));
+        assert_eq!(read(&mut folder, "b.yaml", &pool("two", "198.51.100.0/24")), (1, vec![]));
     }
 }

@@ -44,8 +44,8 @@ pub enum Command {
     /// Say what the nodes would do with a folder of manifests, offline
     ///
     /// Reads Services, EndpointSlices and Nodes, fills in the API server's defaults, validates them as it would, and prints
-    /// the plan of one node or of every Node object. Needs no agent, no cluster and no privileges. The JSON's schema is
-    /// docs/schema/plan.json.
+    /// the plan of one node or of every Node object. Services of type LoadBalancer get addresses out of the folder's pools
+    /// (MetalLB's IPAddressPool). Needs no agent, no cluster and no privileges. The JSON's schema is docs/schema/plan.json.
     ///
     /// Exits with 1 if a file cannot be read, an object is invalid or the node is unknown, and with 3 if the plan names
     /// problems.

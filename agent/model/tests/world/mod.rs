@@ -10,7 +10,7 @@ use culvert_model::objects::{
     LoadBalancerIngress, LoadBalancerStatus, Node, NodeAddress, NodeStatus, ObjectKey, ObjectMeta, Service,
     ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
-use culvert_model::{Change, Config, NodePortAddresses, ServiceKey};
+use culvert_model::{Change, Config, Failure, Grant, Granted, NodePortAddresses, ServiceKey};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -84,6 +84,9 @@ pub fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
         6 => service().prop_map(|service| {
             Event::Change(Object::Service(service.key()), Change::Service(Arc::new(service)))
         }),
+        2 => (service(), grant()).prop_map(|(service, grant)| {
+            Event::Change(Object::Service(service.key()), Change::Granted(Arc::new(service), grant))
+        }),
         6 => slice().prop_map(|slice| {
             Event::Change(Object::Slice(slice.key()), Change::EndpointSlice(Arc::new(slice)))
         }),
@@ -155,6 +158,13 @@ fn ingress() -> impl Strategy<Value = LoadBalancerIngress> {
         ip_mode,
         ..LoadBalancerIngress::default()
     })
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    let address = select(ADDRESSES).prop_filter_map("an address", |text| text.parse().ok());
+    let given = vec(address, 1..3).prop_map(|addresses| Granted { addresses, pool: "main".into() });
+    let failure = Failure { field: "spec".to_owned(), message: "no".to_owned() };
+    (option::of(given), option::of(Just(failure))).prop_map(|(given, failure)| Grant { given, failure })
 }
 
 fn affinity() -> impl Strategy<Value = Option<SessionAffinityConfig>> {
