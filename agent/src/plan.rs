@@ -25,7 +25,7 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
     let mut model = Model::new(args.model.config(args.node.as_deref().unwrap_or_default()));
     let mut addresses = Addresses::new([]);
     let changes: Vec<_> = objects.into_iter().filter_map(|object| addresses.take(&Change::Upsert(object))).collect();
-    for change in changes.into_iter().chain(addresses.decide(true)) {
+    for change in changes.into_iter().chain(addresses.decide(true).changes) {
         model.apply(change);
     }
     let names = match &args.node {

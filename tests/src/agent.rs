@@ -81,6 +81,13 @@ struct Paths {
     socket: PathBuf,
 }
 
+impl Paths {
+    /// The state directory, beside the socket.
+    fn state(&self) -> PathBuf {
+        self.socket.with_extension("state")
+    }
+}
+
 impl Agent {
     /// Starts an agent on node 0 or 1 of a lab. It is not ready yet.
     pub fn start(lab: &Lab, node: usize, options: &Options) -> Result<Self> {
@@ -117,6 +124,11 @@ impl Agent {
     /// The binary that runs.
     pub fn binary(&self) -> &Path {
         &self.options.binary
+    }
+
+    /// The directory with what survives it.
+    pub fn state(&self) -> PathBuf {
+        self.paths.state()
     }
 
     /// The agent's process id.
@@ -230,14 +242,14 @@ fn launch(host: &Place, node: &str, paths: &Paths, options: &Options) -> Result<
     let mut command = privileged(&options.binary);
     command.arg("agent").arg("--node").arg(node);
     if let Some(path) = &options.kubeconfig {
-        let state = paths.socket.with_extension("state");
-        command.args(["--source", "kube"]).arg("--kubeconfig").arg(path).arg("--state-dir").arg(state);
+        command.args(["--source", "kube"]).arg("--kubeconfig").arg(path);
     } else {
         let mut source = std::ffi::OsString::from("dir:");
         source.push(&paths.manifests);
         command.arg("--source").arg(source);
     }
     command.arg("--cgroup").arg(host.cgroup()).arg("--bpffs").arg(&paths.bpffs);
+    command.arg("--state-dir").arg(paths.state());
     command.arg("--api-socket").arg(&paths.socket).args(["--allow-external-ips", EXTERNAL]);
     command.arg("--socket-mode").arg(match options.socket_mode {
         SocketMode::All => "all",

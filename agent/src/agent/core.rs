@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::conditions;
 use super::gaps::Gaps;
+use super::giver::Giver;
 use super::health::Health;
 use super::metrics::{IpFamily, Metrics};
 use super::service_health::ServiceHealth;
@@ -81,6 +82,8 @@ pub struct Core {
     /// What the source said has been programmed; before that, the kernel holds what the last agent left.
     begun: bool,
     events: Events,
+    /// Who gives addresses, where no controller does.
+    giver: Option<Giver>,
     node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
     node_ports: NodePortAddresses,
     health: Arc<Health>,
@@ -128,12 +131,14 @@ pub struct Parts {
     pub checks: ServiceHealth,
     /// Where users are told what is wrong.
     pub events: Events,
+    /// Who gives addresses, where no controller does.
+    pub giver: Option<Giver>,
 }
 
 impl Core {
     /// Nothing is known yet.
     pub fn new(config: culvert_model::Config, facts: Facts, parts: Parts) -> Self {
-        let Parts { reconciler, report, node_addresses, health, metrics, checks, events } = parts;
+        let Parts { reconciler, report, node_addresses, health, metrics, checks, events, giver } = parts;
         Self {
             node: config.node.clone(),
             node_ports: config.node_port_addresses.clone(),
@@ -146,6 +151,7 @@ impl Core {
             own: None,
             begun: false,
             events,
+            giver,
             node_addresses,
             health,
             metrics,
@@ -230,7 +236,6 @@ impl Core {
 
     /// Takes the changes into the model: the Services that they touch, and the slices among them.
     fn absorb(&mut self, batch: &Batch) -> (BTreeSet<ServiceKey>, Vec<Arc<EndpointSlice>>) {
-        self.note_faults(&batch.faults);
         let mut touched = BTreeSet::new();
         let mut slices = Vec::new();
         for change in &batch.changes {
@@ -247,12 +252,20 @@ impl Core {
                 Kind::EndpointSlice => drop(self.metrics.endpoint_changes.inc()),
                 Kind::Node | Kind::Addresses(_) => {}
             }
-            let change = match change {
-                Change::Upsert(object) => upsert(object.clone()),
-                Change::Remove(id) => remove(id),
+            let change = match (&mut self.giver, change) {
+                (Some(giver), change) => giver.take(change),
+                (None, Change::Upsert(object)) => upsert(object.clone()),
+                (None, Change::Remove(id)) => remove(id),
             };
             touched.extend(change.into_iter().flat_map(|change| self.model.apply(change)));
         }
+        let mut faults = batch.faults.clone();
+        if let Some(giver) = &mut self.giver {
+            let changes = giver.decide(batch.progress == Progress::Complete);
+            touched.extend(changes.into_iter().flat_map(|change| self.model.apply(change)));
+            faults.extend(giver.faults().cloned());
+        }
+        self.note_faults(faults);
         self.note_node(match batch.progress {
             Progress::Loading => false,
             Progress::Partial => self.facts.first_start,
@@ -279,15 +292,15 @@ impl Core {
         });
     }
 
-    fn note_faults(&mut self, faults: &[Fault]) {
+    fn note_faults(&mut self, faults: Vec<Fault>) {
         for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
             if fault.is_error() { tracing::error!("{fault}") } else { tracing::warn!("{fault}") }
         }
         for fault in self.faults.iter().filter(|fault| !faults.contains(fault)) {
             tracing::info!("no longer so: {fault}");
         }
-        conditions::of_source(&self.events, &self.faults, faults);
-        self.faults = faults.to_vec();
+        conditions::of_source(&self.events, &self.faults, &faults);
+        self.faults = faults;
     }
 
     fn program(&mut self, services: &BTreeSet<ServiceKey>) {

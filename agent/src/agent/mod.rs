@@ -6,10 +6,12 @@ mod conditions;
 mod core;
 mod differences;
 mod gaps;
+mod giver;
 mod health;
 mod http;
 mod logging;
 mod metrics;
+mod record;
 mod samples;
 mod service_health;
 mod views;
@@ -39,6 +41,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use self::api::Api;
 use self::core::{Core, Facts, Parts, Question, now};
+use self::giver::Giver;
 use self::health::Health;
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
@@ -136,6 +139,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         metrics: Arc::clone(&metrics),
         checks,
         events: object_events,
+        giver: matches!(source, Source::Dir(_)).then(|| Giver::open(&args.state_dir)),
     };
     let facts = Facts {
         source: source.to_string(),
@@ -190,7 +194,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::
             let settings = Settings {
                 servers: args.kube.api_server.clone(),
                 kubeconfig: args.kube.kubeconfig.clone(),
-                state: args.kube.state_dir.clone(),
+                state: args.state_dir.clone(),
             };
             let access = Arc::new(Access::new(settings));
             Ok((kube::watch(&access, node), Events::start(access, node)))

@@ -56,7 +56,8 @@ pub enum Command {
     /// Run the agent of a node
     ///
     /// Programs the kernel with what the API server or the manifests say, and keeps it so. Needs the capabilities NET_ADMIN, BPF, PERFMON and
-    /// NET_RAW, and a bpf file system. What it has programmed works on when it ends, however it ends; a second agent of a
+    /// NET_RAW, and a bpf file system. Where the source is a folder, it gives Services of type LoadBalancer addresses out of the
+    /// folder's pools. What it has programmed works on when it ends, however it ends; a second agent of a
     /// node waits until the first has ended.
     Agent(Box<AgentArgs>),
     /// Say whether the agent and the node's dataplane are well
@@ -173,6 +174,10 @@ pub struct AgentArgs {
     /// Where the API server is.
     #[command(flatten)]
     pub kube: KubeArgs,
+    /// Where the agent keeps what the next one is to know: API servers that were reached or heard of (api-servers), so that
+    /// it can start without the Service `kubernetes`; and the addresses that a folder's Services hold (addresses.json)
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/culvert")]
+    pub state_dir: PathBuf,
     /// The node's name, as in its Node object; the host name by default
     #[arg(long, value_name = "NAME", env = "NODE_NAME", visible_alias = "hostname-override")]
     pub node: Option<String>,
@@ -231,10 +236,6 @@ pub struct KubeArgs {
     /// Credentials, and the API server if none is named; by default the pod's service account
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where API servers that were reached or heard of are remembered, so that the agent can start without the Service
-    /// `kubernetes`
-    #[arg(long, value_name = "PATH", default_value = "/var/lib/culvert")]
-    pub state_dir: PathBuf,
 }
 
 /// Where objects come from.

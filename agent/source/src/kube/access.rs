@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use kube::config::{
 use kube::{Client, Config};
 
 use super::servers::{Server, Servers};
+use crate::replace::replace;
 
 /// How long a server may take to accept a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -245,18 +246,6 @@ fn client(mut config: Config, server: &Server) -> Result<Client, AccessError> {
     Client::try_from(config).map_err(|error| AccessError::Client { server: server.url.clone(), error: Box::new(error) })
 }
 
-/// Puts a file in the place of another so that after a crash there is one of the two.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
-}
-
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is in there is valid after each statement.
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -270,17 +259,6 @@ mod tests {
     fn urls_of_the_environment() {
         assert_eq!(url("10.96.0.1", "443"), "https://10.96.0.1:443");
         assert_eq!(url("fd00::1", "6443"), "https://[fd00::1]:6443");
-    }
-
-    #[test]
-    fn files_are_replaced_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("state/api-servers");
-        for text in ["one\n", "two\n"] {
-            replace(&file, text).unwrap();
-            assert_eq!(fs::read_to_string(&file).unwrap(), text);
-        }
-        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     }
 
     fn kubeconfig(dir: &Path, server: &str) -> PathBuf {
