@@ -76,7 +76,7 @@ pub enum Command {
     Monitor(MonitorArgs),
     /// Detach every program and remove every map of this node, or remove what kube-proxy left: no trace stays
     ///
-    /// Without --kube-proxy: connections through Services end. Fails if an agent runs.
+    /// Without --kube-proxy: connections through Services end. Fails if an agent runs. The agent's --state-dir stays.
     ///
     /// With --kube-proxy: removes kube-proxy's own tables, chains, sets, virtual services and link, and the jumps into its
     /// chains, wherever it has worked in: nftables, iptables (both kinds) or ipvs. Nobody else's are touched; docs/TAKEOVER.md
