@@ -1,27 +1,21 @@
 //! Egress: the source changes. A backend that answers becomes the frontend that was asked, and a client becomes the
 //! address that its backend is to answer to.
 
-use culvert_abi::{Link, Reason, V4, V6, address, flow, flow_hash, hook, role, verdict as view_verdict};
+use culvert_abi::{Reason, V4, V6, address, flow, hook, role, verdict as view_verdict};
 
 use crate::{
     clock, count, filter,
-    flow::{self as rows, Row, Slot, find, insert, mark, vacate},
+    flow::{Row, find, mark},
     fragment,
     lookup::{self, Audience},
-    maps::{self, config},
-    migrate, nat,
+    nat,
     outcome::Outcome,
     packet::{Packet, signal},
     parse::{Parsed, parse},
     skb::Skb,
-    trace,
+    source, trace,
     verdict::{self, NEXT},
 };
-
-/// Ports that are tried for a translated source, and how far apart they are: a prime, so that neighbours in the hash do
-/// not try the same ones.
-const TRIES: u32 = 16;
-const STRIDE: u32 = 7919;
 
 /// The program of a link: `HOOK` says which side it is on, `L3` where IP begins.
 #[inline(always)]
@@ -110,7 +104,7 @@ fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Ou
         if packet.is_error() {
             return Outcome::LEAVE;
         }
-        let outcome = choose_source(packet, row, skb.ifindex());
+        let outcome = source::choose(packet, row, skb.ifindex());
         if outcome != Outcome::TRANSLATE {
             return outcome;
         }
@@ -118,65 +112,6 @@ fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Ou
     let (source, port) = (row.flow().source, row.flow().source_port);
     packet.aim(&source, port);
     Outcome::TRANSLATE
-}
-
-/// Chooses the source of a flow, and writes it to its rows.
-#[inline(never)]
-fn choose_source<const W: usize>(packet: &mut Packet<W>, path: &Row<W>, ifindex: u32) -> Outcome {
-    packet.service = path.flow().service;
-    if rows::migrating()
-        && let Some((addr, port)) = migrate::source(packet.turned(role::PATH))
-    {
-        path.set_source(&addr, port);
-        return Outcome::TRANSLATE;
-    }
-    let Some(source) = address_of_link::<W>(ifindex) else { return Outcome::drop(Reason::NoSourceAddress) };
-    let tuple = &packet.tuple;
-    let low = config::port_low() as u32;
-    let size = (config::port_high() as u32).wrapping_sub(low) + 1;
-    let own = (u16::from_be(tuple.sport) as u32).wrapping_sub(low);
-    let hash = flow_hash(&tuple.src, &tuple.dst, tuple.sport, tuple.dport, tuple.proto);
-    // The client's own port first, if it is in the range.
-    let mut i = u32::from(own >= size);
-    while i <= TRIES {
-        let offset = if i == 0 { Some(own) } else { hash.wrapping_add((i - 1) * STRIDE).checked_rem(size) };
-        let Some(offset) = offset else { break };
-        if take_source(packet.tuple.proto, path, &source, ((low + offset) as u16).to_be()) {
-            return Outcome::TRANSLATE;
-        }
-        i += 1;
-    }
-    Outcome::drop(Reason::PortsExhausted)
-}
-
-/// The address that the kernel would use as source on a link.
-#[inline(always)]
-fn address_of_link<const W: usize>(ifindex: u32) -> Option<[u32; W]> {
-    // SAFETY: the words are copied at once; the agent replaces whole rows.
-    let link: &Link = unsafe { maps::LINKS.get(ifindex) }?;
-    let words = if W == V4 { [link.v4, 0, 0, 0] } else { link.v6 };
-    let addr = core::array::from_fn(|i| words.get(i).copied().unwrap_or(0));
-    (addr != [0; W]).then_some(addr)
-}
-
-/// Takes a source for a flow, if no live flow to the same backend has it.
-#[inline(never)]
-fn take_source<const W: usize>(proto: u8, path: &Row<W>, source: &[u32; W], port: u16) -> bool {
-    let Some(key) = rows::key_of(path.flow(), proto, role::RETURN, Slot::Writer) else { return false };
-    key.dst = *source;
-    key.dport = port;
-    if let Some(row) = find(key)
-        && !vacate(&row, key, clock::now())
-    {
-        return false;
-    }
-    path.set_source(source, port);
-    if !insert(key, path.flow(), path.established) {
-        path.set_source(&[0; W], 0);
-        return false;
-    }
-    rows::share_source(path, proto);
-    true
 }
 
 /// A packet of the host itself that the socket hook left alone: it dies here if its Service says so.

@@ -194,15 +194,53 @@ fn other<const W: usize>(row: &Row<W>, proto: u8, role: u8) -> Option<Row<W>> {
     find(key_of(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }, Slot::Here)?)
 }
 
-/// Takes the source of a RETURN row from its flow, unless that lives: its PATH row is there, speaks of the same source, and
-/// is not expired. An expired flow is ended, for nobody may ever ask for it again.
+/// Who has a source. A number, because it is returned by functions of the kernel's machine; the greater, the better is it
+/// to take it from there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder(u32);
+
+impl Holder {
+    /// A flow that lives.
+    pub const ALIVE: Self = Self(0);
+    /// A flow that is expired, or has another source by now.
+    pub const GONE: Self = Self(u32::MAX - 1);
+    /// There is no row.
+    pub const NOBODY: Self = Self(u32::MAX);
+
+    /// A flow that is closed, and had no packet for so many ticks.
+    #[inline(always)]
+    fn closed(idle: u32) -> Self {
+        Self(idle + 1)
+    }
+}
+
+/// Who has the source of a RETURN row's key.
 #[inline(always)]
-pub fn vacate<const W: usize>(row: &Row<W>, key: &FlowKey<W>, now: u32) -> bool {
-    if let Some(path) = key_of(row.flow(), key.proto, role::PATH, Slot::Here).and_then(|key| find(key))
-        && path.flow().source == row.flow().source
-        && path.flow().source_port == row.flow().source_port
+pub fn holder<const W: usize>(key: &FlowKey<W>, now: u32) -> Holder {
+    let Some(row) = find(key) else { return Holder::NOBODY };
+    let Some(path) = path_of(&row, key.proto) else { return Holder::GONE };
+    if expired(&path, key.proto, role::PATH, now) {
+        return Holder::GONE;
+    }
+    if closed(path.flow().flags) { Holder::closed(clock::elapsed(now, path.flow().seen)) } else { Holder::ALIVE }
+}
+
+/// The PATH row of a RETURN row, if it speaks of the same source.
+#[inline(always)]
+fn path_of<const W: usize>(row: &Row<W>, proto: u8) -> Option<Row<W>> {
+    let path = find(key_of(row.flow(), proto, role::PATH, Slot::Here)?)?;
+    let same = path.flow().source == row.flow().source && path.flow().source_port == row.flow().source_port;
+    same.then_some(path)
+}
+
+/// Takes the source of a RETURN row from its flow, unless that lives: its PATH row is there, speaks of the same source, and
+/// is neither expired nor closed. The flow is ended, for nobody may ever ask for it again.
+#[inline(always)]
+pub fn vacate<const W: usize>(key: &FlowKey<W>, now: u32) -> bool {
+    if let Some(row) = find(key)
+        && let Some(path) = path_of(&row, key.proto)
     {
-        if !expired(&path, key.proto, role::PATH, now) {
+        if !closed(path.flow().flags) && !expired(&path, key.proto, role::PATH, now) {
             return false;
         }
         end(&path, key.proto, role::PATH);

@@ -36,6 +36,7 @@ mod parse;
 mod reject;
 mod skb;
 mod socket;
+mod source;
 mod trace;
 mod verdict;
 

@@ -20,6 +20,7 @@ mod rewrite;
 pub mod rows;
 pub mod scene;
 pub mod script;
+mod source;
 mod sum;
 
 use std::collections::{BTreeMap, HashMap};
@@ -68,6 +69,14 @@ pub enum Judgement {
     Impossible(String),
 }
 
+/// What the kernel did; asked only where it chooses.
+pub struct Seen<'a> {
+    /// What became of the frame.
+    pub verdict: &'a Verdict,
+    /// The source that it gave to the flow whose replies look like this inside.
+    pub source: &'a mut dyn FnMut(&Tuple) -> Option<SocketAddr>,
+}
+
 /// The source ports that may be given.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
@@ -77,9 +86,6 @@ pub struct Ports {
     pub high: u16,
 }
 
-/// Tries for a source port beyond the client's own, and the step between them.
-const TRIES: u32 = 16;
-const STRIDE: u32 = 7919;
 /// Choices of a backend.
 const CHOICES: usize = 5;
 
@@ -100,6 +106,8 @@ pub struct Oracle {
     pub reasons: BTreeMap<u8, u64>,
     /// How many of the flow collisions may have been missing tables instead.
     pub unsure: u64,
+    /// How often a flow took the source of one that was closed.
+    pub taken_over: u64,
     /// Counters of Services.
     pub services: BTreeMap<u32, ServiceCounters>,
     /// Counters of backends.
@@ -139,6 +147,7 @@ impl Oracle {
             now: 0,
             reasons: BTreeMap::new(),
             unsure: 0,
+            taken_over: 0,
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             ports,
@@ -153,8 +162,8 @@ impl Oracle {
         self.fragments.clear();
     }
 
-    /// What becomes of a frame. `seen` is what the kernel made of it: it is asked only where the kernel chooses.
-    pub fn judge(&mut self, hook: Hook, frame: &[u8], seen: &Verdict) -> Judgement {
+    /// What becomes of a frame.
+    pub fn judge(&mut self, hook: Hook, frame: &[u8], seen: &mut Seen<'_>) -> Judgement {
         let Some((_, dst)) = addresses(frame) else { return Judgement::Is(Verdict::Next(frame.to_vec())) };
         let ingress = matches!(hook, Hook::PodIngress | Hook::NodeIngress);
         let meaning = self.world.addresses.get(&dst).copied().unwrap_or(0);
@@ -167,7 +176,8 @@ impl Oracle {
             Ok(packet) => packet,
             Err(unread) => return Judgement::Is(self.unread(unread, ingress.then_some(meaning), frame)),
         };
-        let decision = if ingress { self.ingress(hook, meaning, &packet, seen) } else { self.egress(hook, &packet) };
+        let decision =
+            if ingress { self.ingress(hook, meaning, &packet, seen.verdict) } else { self.egress(hook, &packet, seen) };
         self.conclude(decision, frame, &packet)
     }
 
@@ -485,14 +495,14 @@ impl Oracle {
 
     // ===== egress =====
 
-    fn egress(&mut self, hook: Hook, packet: &Packet) -> Decision {
+    fn egress(&mut self, hook: Hook, packet: &Packet, seen: &mut Seen<'_>) -> Decision {
         let error = matches!(packet.kind, Kind::Error { .. });
         if let Some(id) = self.flows.by_path(&packet.tuple) {
             self.remember_fragment(packet);
             return self.reply(id, packet, error);
         }
         if let Some(id) = self.flows.by_path(&packet.tuple.turned()) {
-            return self.request(id, packet, error);
+            return self.request(id, packet, error, seen);
         }
         // BPF_PROG_TEST_RUN gives every packet a socket: at a node link all of them are the host's own.
         let dst = packet.tuple.dst;
@@ -519,7 +529,7 @@ impl Oracle {
         if flow.is(flow::FOREIGN) { Decision::Leave } else { Decision::Translate(End::Source, flow.frontend) }
     }
 
-    fn request(&mut self, id: FlowId, packet: &Packet, error: bool) -> Decision {
+    fn request(&mut self, id: FlowId, packet: &Packet, error: bool, seen: &mut Seen<'_>) -> Decision {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return Decision::Leave };
         if flow.is(flow::FOREIGN) || !flow.is(flow::REPLACE_CLIENT) {
@@ -533,43 +543,8 @@ impl Oracle {
         match source {
             Some(source) => Decision::Translate(End::Source, source),
             None if error => Decision::Leave,
-            None => self.choose_source(id, packet),
+            None => self.choose_source(id, packet, seen),
         }
-    }
-
-    fn choose_source(&mut self, id: FlowId, packet: &Packet) -> Decision {
-        let Tuple { src, dst, proto } = packet.tuple;
-        let link = self.world.links.get(&self.link);
-        let address = link.map(|link| if src.is_ipv4() { IpAddr::V4(link.v4) } else { IpAddr::V6(link.v6) });
-        let Some(address) = address.filter(|address| !address.is_unspecified()) else {
-            return Decision::Drop(Reason::NoSourceAddress);
-        };
-        let Ports { low, high } = self.ports;
-        let size = u32::from(high - low) + 1;
-        let hash = hash_of(src, dst, proto);
-        let hashed = (0..TRIES).map(|i| low + (hash.wrapping_add(i * STRIDE) % size) as u16);
-        let own = Some(src.port()).filter(|port| (low..=high).contains(port));
-        for port in own.into_iter().chain(hashed) {
-            let source = SocketAddr::new(address, port);
-            if self.vacate(&Tuple { src: dst, dst: source, proto }) {
-                self.flows.set_source(id, source);
-                return Decision::Translate(End::Source, source);
-            }
-        }
-        Decision::Drop(Reason::PortsExhausted)
-    }
-
-    /// Whether a source is free; an expired flow that has it is ended.
-    fn vacate(&mut self, back: &Tuple) -> bool {
-        let Some(id) = self.flows.by_back(back) else { return true };
-        let holder = self.flows.get(id).filter(|flow| flow.source == Some(back.dst));
-        if holder.is_some_and(|flow| !flow.expired(self.now)) {
-            return false;
-        }
-        if holder.is_some() {
-            self.end(id);
-        }
-        true
     }
 }
 

@@ -8,11 +8,11 @@ use culvert_abi::{Config, Reason, backend, proto};
 
 use super::dice::Dice;
 use super::frame::{self, Ip, Tcp};
-use super::packet::{ETHERNET, addresses, read};
+use super::packet::{ETHERNET, Tuple, addresses, read};
 use super::report::{Disagreement, Failure};
 use super::scene::{LINK, PORTS, Scene};
 use super::script::{Script, Step, Talk, family_of};
-use super::{Hook, Judgement, Oracle, Verdict, rows};
+use super::{Hook, Judgement, Oracle, Seen, Verdict, rows};
 use crate::world::{Kernel, World};
 
 /// Room for what the kernel gives back.
@@ -95,6 +95,11 @@ impl Player {
         let left = rows::clear(&mut self.kernel)?;
         ensure!(left == 0, "{left} rows were left that the oracle does not know of");
         Ok(())
+    }
+
+    /// How often a closed flow's source was taken over.
+    pub fn taken_over(&self) -> u64 {
+        self.oracle.taken_over
     }
 
     /// How often each reason was met.
@@ -209,7 +214,9 @@ impl Player {
     /// Has a frame judged by both; what became of it, if they agree.
     fn judge(&mut self, hook: Hook, frame: &[u8]) -> Result<Verdict, Failure> {
         let kernel = self.run(hook, frame)?;
-        let oracle = self.oracle.judge(hook, frame, &kernel);
+        let programs = &mut self.kernel;
+        let mut source = |path: &Tuple| rows::source_of(programs, path).ok();
+        let oracle = self.oracle.judge(hook, frame, &mut Seen { verdict: &kernel, source: &mut source });
         self.packets += 1;
         if oracle != Judgement::Is(kernel.clone()) {
             let frame = frame.to_vec();

@@ -108,6 +108,34 @@ fn settle<const W: usize>(kernel: &mut Kernel, flow: &Flow, back: bool) -> Resul
     Ok(())
 }
 
+/// The source that the kernel gave to the flow whose replies look like this inside.
+pub fn source_of(kernel: &mut Kernel, path: &Tuple) -> Result<SocketAddr> {
+    for_family!(path.src, source(kernel, path))
+}
+
+fn source<const W: usize>(kernel: &mut Kernel, path: &Tuple) -> Result<SocketAddr> {
+    let key = key::<W>(role::PATH, path)?;
+    for name in ["FLOWS", "FLOWS_NEW"] {
+        if let Ok(row) = kernel.hash::<FlowKey<W>, Row<W>>(&named::<W>(name))?.get(&key, 0) {
+            return Ok(SocketAddr::new(address(&row.source), u16::from_be(row.source_port)));
+        }
+    }
+    bail!("no row of {path:?}")
+}
+
+/// An address from the words of a row.
+fn address<const W: usize>(words: &[u32; W]) -> IpAddr {
+    let octets = |i: usize| words.get(i).copied().unwrap_or(0).to_ne_bytes();
+    if W == V4 {
+        return IpAddr::from(octets(0));
+    }
+    let mut all = [0; 16];
+    for (i, four) in all.chunks_exact_mut(4).enumerate() {
+        four.copy_from_slice(&octets(i));
+    }
+    IpAddr::from(all)
+}
+
 /// Makes a flow's rows older. A clock that has run for the whole script is set back; RETURN rows have none that counts.
 pub fn age_flow(kernel: &mut Kernel, flow: &Flow, milliseconds: u64) -> Result<()> {
     for_family!(flow.client, age(kernel, flow, milliseconds))

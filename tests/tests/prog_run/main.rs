@@ -6,6 +6,7 @@ mod fragments;
 mod headers;
 mod layouts;
 mod refusals;
+mod sources;
 mod translation;
 
 use std::net::{IpAddr, SocketAddr};
