@@ -5,7 +5,7 @@ use culvert_abi::{Reason, V4, V6, address, flow, hook, role, verdict as view_ver
 
 use crate::{
     clock, count, filter,
-    flow::{Row, find, mark},
+    flow::{Row, closed, end, find, mark},
     fragment,
     lookup::{self, Audience},
     nat,
@@ -68,6 +68,9 @@ fn reply<const W: usize>(packet: &mut Packet<W>, row: &Row<W>) -> Outcome {
     if !row.is_of(&packet.tuple) {
         return Outcome::LEAVE;
     }
+    if packet.says(signal::ACCEPT) && closed(row.flow().flags) {
+        return make_room(row, packet.tuple.proto);
+    }
     fragment::remember(packet);
     let (frontend, port) = (row.flow().frontend, row.flow().frontend_port);
     packet.aim(&frontend, port);
@@ -93,6 +96,9 @@ fn reply<const W: usize>(packet: &mut Packet<W>, row: &Row<W>) -> Outcome {
 /// A packet to the backend: where the client's address is replaced, that happens here.
 #[inline(always)]
 fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Outcome {
+    if packet.says(signal::OPEN) && closed(row.flow().flags) && row.is_of(packet.turned(role::PATH)) {
+        return make_room(row, packet.tuple.proto);
+    }
     if row.has(flow::FOREIGN) || !row.has(flow::REPLACE_CLIENT) || !row.is_of(packet.turned(role::PATH)) {
         return Outcome::LEAVE;
     }
@@ -112,6 +118,14 @@ fn request<const W: usize>(skb: Skb, packet: &mut Packet<W>, row: &Row<W>) -> Ou
     let (source, port) = (row.flow().source, row.flow().source_port);
     packet.aim(&source, port);
     Outcome::TRANSLATE
+}
+
+/// A closed flow gives way to a connection past the frontend on the same ports. The flow's own next connection would have
+/// taken its rows at ingress.
+#[inline(always)]
+fn make_room<const W: usize>(row: &Row<W>, proto: u8) -> Outcome {
+    end(row, proto, role::PATH);
+    Outcome::LEAVE
 }
 
 /// A packet of the host itself that the socket hook left alone: it dies here if its Service says so.

@@ -27,6 +27,8 @@ pub mod signal {
     pub const FIN: u8 = 1 << 1;
     /// TCP RST, SCTP ABORT.
     pub const RESET: u8 = 1 << 2;
+    /// TCP SYN with ACK, SCTP INIT ACK.
+    pub const ACCEPT: u8 = 1 << 3;
 }
 
 /// The packet that this CPU works on. In a map, because what the verifier knows of a value ends there: on the stack it

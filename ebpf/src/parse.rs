@@ -206,8 +206,8 @@ fn tcp_signals(flags: u8) -> u8 {
     const RST: u8 = 1 << 2;
     const ACK: u8 = 1 << 4;
     let mut signals = 0;
-    if flags & (SYN | ACK) == SYN {
-        signals |= signal::OPEN;
+    if flags & SYN != 0 {
+        signals |= if flags & ACK == 0 { signal::OPEN } else { signal::ACCEPT };
     }
     if flags & FIN != 0 {
         signals |= signal::FIN;
@@ -222,6 +222,7 @@ fn tcp_signals(flags: u8) -> u8 {
 fn sctp_signals(chunk: u8) -> u8 {
     match chunk {
         1 => signal::OPEN,
+        2 => signal::ACCEPT,
         6 => signal::RESET,
         7 | 8 => signal::FIN,
         _ => 0,

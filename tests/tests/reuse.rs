@@ -1,4 +1,4 @@
-//! Ports that are used again, by a node that has few of them.
+//! Ports that are used again: by a node that has few of them, and by a client that asks a Service first and then its backend.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use culvert_abi::idle;
 use culvert_tests::agent::{Options, SocketMode};
 use culvert_tests::manifests::Service;
-use culvert_tests::matrix::{PORT, node_port};
+use culvert_tests::matrix::{PORT, TARGET, node_port};
 use culvert_tests::place::{Family, Place};
-use culvert_tests::stage::Scenery;
-use culvert_tests::topology::{Lab, PodLinks};
+use culvert_tests::stage::{Scenery, everywhere, session};
+use culvert_tests::topology::{Lab, PodLinks, cluster_ip, external_ip};
+use culvert_tests::traffic::{Ask, Outcome};
 use socket2::{Domain, Socket, Type};
 
 /// Who ends a connection, and how.
@@ -98,6 +99,73 @@ fn a_node_opens_more_connections_than_it_has_ports() -> Result<()> {
                 Ok(start.elapsed())
             })?;
             ensure!(took < Duration::from_secs(idle::CLOSED.into()), "{family:?} {ending:?}: {took:?} prove nothing");
+        }
+    }
+    Ok(())
+}
+
+/// Who asks which Service, and where its backend is.
+struct Case<'a> {
+    from: &'a Place,
+    service: (IpAddr, u16),
+    backend: &'a Place,
+}
+
+#[test]
+fn a_backend_is_reached_past_a_flow_that_is_over() -> Result<()> {
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    let cast = scenery.cast.clone();
+    let services = [
+        everywhere("near", 1).ready("n1", &cast.a),
+        everywhere("far", 2).ready("n2", &cast.c),
+        everywhere("host", 3).ready("n1", &cast.n1),
+    ];
+    // The way to the far backend itself leads over the node that translates.
+    for family in Family::BOTH {
+        let bits = if family == Family::V4 { 32 } else { 128 };
+        scenery.lab.route(&format!("{}/{bits}", cast.c.ip(family)), 0)?;
+    }
+    let stage = scenery.start(&Options::new(SocketMode::Host)?, &services)?;
+    let client = &stage.cluster.lab.client;
+    let mut port = 20_000;
+    for family in Family::BOTH {
+        let node = |n| (cast.n1.ip(family), node_port(n));
+        let cases = [
+            Case { from: client, service: (external_ip(family, 101), PORT), backend: &cast.a },
+            Case { from: client, service: node(1), backend: &cast.a },
+            Case { from: client, service: node(2), backend: &cast.c },
+            Case { from: client, service: node(3), backend: &cast.n1 },
+            Case { from: &cast.p, service: (cluster_ip(family, 1), PORT), backend: &cast.a },
+            Case { from: &cast.p, service: (cluster_ip(family, 2), PORT), backend: &cast.c },
+        ];
+        for Case { from, service, backend } in cases {
+            let direct = (backend.ip(family), TARGET);
+            for resets in [true, false] {
+                port += 1;
+                let own = SocketAddr::new(from.ip(family), port);
+                let talk = |to: (IpAddr, u16)| -> Result<Outcome> {
+                    let ask = Ask::tcp(to).from(own);
+                    let mut session = session(from, &if resets { ask.reset() } else { ask })?;
+                    let outcome = session.exchange();
+                    if !resets {
+                        session.finish()?;
+                    }
+                    Ok(outcome)
+                };
+                let what = format!("{own} -> {service:?}, resets: {resets}");
+                let check = |to, how: &str| {
+                    let outcome = talk(to).with_context(|| format!("{what}, {how}"))?;
+                    ensure!(outcome.server() == Some(backend.name()), "{what}, {how}: {outcome}");
+                    Ok(outcome.answer().map(|answer| answer.peer))
+                };
+                check(service, "by the Service")?;
+                ensure!(check(direct, "past it")? == Some(own), "{what}: the backend sees somebody else");
+                // Who ended with a FIN keeps its port from another connection to the same place.
+                if resets {
+                    check(service, "by the Service again")?;
+                    check(direct, "past it again")?;
+                }
+            }
         }
     }
     Ok(())

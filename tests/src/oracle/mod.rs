@@ -108,6 +108,8 @@ pub struct Oracle {
     pub unsure: u64,
     /// How often a flow took the source of one that was closed.
     pub taken_over: u64,
+    /// How often a connection showed that it is none of the closed flow that it looked like.
+    pub beside: u64,
     /// Counters of Services.
     pub services: BTreeMap<u32, ServiceCounters>,
     /// Counters of backends.
@@ -148,6 +150,7 @@ impl Oracle {
             reasons: BTreeMap::new(),
             unsure: 0,
             taken_over: 0,
+            beside: 0,
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             ports,
@@ -498,7 +501,6 @@ impl Oracle {
     fn egress(&mut self, hook: Hook, packet: &Packet, seen: &mut Seen<'_>) -> Decision {
         let error = matches!(packet.kind, Kind::Error { .. });
         if let Some(id) = self.flows.by_path(&packet.tuple) {
-            self.remember_fragment(packet);
             return self.reply(id, packet, error);
         }
         if let Some(id) = self.flows.by_path(&packet.tuple.turned()) {
@@ -517,6 +519,10 @@ impl Oracle {
     }
 
     fn reply(&mut self, id: FlowId, packet: &Packet, error: bool) -> Decision {
+        if packet.says.accept && self.is_closed(id) {
+            return self.part(id);
+        }
+        self.remember_fragment(packet);
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return Decision::Leave };
         if !error {
@@ -530,6 +536,9 @@ impl Oracle {
     }
 
     fn request(&mut self, id: FlowId, packet: &Packet, error: bool, seen: &mut Seen<'_>) -> Decision {
+        if packet.says.open && self.is_closed(id) {
+            return self.part(id);
+        }
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return Decision::Leave };
         if flow.is(flow::FOREIGN) || !flow.is(flow::REPLACE_CLIENT) {
@@ -545,6 +554,17 @@ impl Oracle {
             None if error => Decision::Leave,
             None => self.choose_source(id, packet, seen),
         }
+    }
+
+    fn is_closed(&self, id: FlowId) -> bool {
+        self.flows.get(id).is_some_and(Flow::closed)
+    }
+
+    /// A connection that begins beside a closed flow: the flow makes room.
+    fn part(&mut self, id: FlowId) -> Decision {
+        self.beside += 1;
+        self.end(id);
+        Decision::Leave
     }
 }
 

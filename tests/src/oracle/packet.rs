@@ -60,10 +60,13 @@ pub enum Kind {
 }
 
 /// What a segment says about its connection.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a segment, as the headers have them")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Says {
     /// TCP SYN without ACK, SCTP INIT.
     pub open: bool,
+    /// TCP SYN with ACK, SCTP INIT ACK.
+    pub accept: bool,
     /// TCP FIN, SCTP SHUTDOWN or SHUTDOWN ACK.
     pub fin: bool,
     /// TCP RST, SCTP ABORT.
@@ -199,10 +202,15 @@ fn ipv6(frame: &[u8]) -> Result<Network, Unread> {
 
 fn says(proto: u8, segment: &[u8]) -> Says {
     match (proto, segment.get(12), segment.get(13)) {
-        (proto::TCP, _, Some(flags)) => {
-            Says { open: flags & 0x12 == 0x02, fin: flags & 0x01 != 0, reset: flags & 0x04 != 0 }
+        (proto::TCP, _, Some(flags)) => Says {
+            open: flags & 0x12 == 0x02,
+            accept: flags & 0x12 == 0x12,
+            fin: flags & 0x01 != 0,
+            reset: flags & 0x04 != 0,
+        },
+        (proto::SCTP, Some(chunk), _) => {
+            Says { open: *chunk == 1, accept: *chunk == 2, fin: matches!(chunk, 7 | 8), reset: *chunk == 6 }
         }
-        (proto::SCTP, Some(chunk), _) => Says { open: *chunk == 1, fin: matches!(chunk, 7 | 8), reset: *chunk == 6 },
         _ => Says::default(),
     }
 }

@@ -97,9 +97,9 @@ impl Player {
         Ok(())
     }
 
-    /// How often a closed flow's source was taken over.
-    pub fn taken_over(&self) -> u64 {
-        self.oracle.taken_over
+    /// How often a closed flow's source was taken over, and how often a connection began beside a closed flow.
+    pub fn makes_room(&self) -> [u64; 2] {
+        [self.oracle.taken_over, self.oracle.beside]
     }
 
     /// How often each reason was met.
@@ -148,6 +148,7 @@ impl Player {
                 let frame = error(frontend, client, proto, &mut Dice::new(*seed));
                 self.ask(&script.talks[*talk], &mut courses[*talk], &frame, *seed)
             }
+            Step::Beside(talk, seed) => self.beside(scene, &script.talks[*talk], &courses[*talk], *seed),
             Step::Damaged(talk, seed) => self.damaged(scene, &script.talks[*talk], &courses[*talk], *seed),
             Step::Foreign(talk, seed) => self.foreign(scene, &script.talks[*talk], *seed),
             Step::Wait(milliseconds) => Ok(self.wait(*milliseconds)?),
@@ -199,6 +200,20 @@ impl Player {
         let hook = if course.source.is_some() { Hook::NodeIngress } else { Hook::PodIngress };
         let Verdict::Next(inside) = self.judge(hook, frame)? else { return Ok(()) };
         self.judge(talk.egress(), &inside)?;
+        Ok(())
+    }
+
+    /// A frame of the client to the backend itself, or of the backend from there.
+    fn beside(&mut self, scene: &Scene, talk: &Talk, course: &Course, seed: u64) -> Result<(), Failure> {
+        let mut dice = Dice::new(seed);
+        let (backend, _) = ends(scene, talk, course, &mut dice);
+        let hook = dice.pick(&[Hook::NodeEgress, Hook::PodEgress]);
+        let frame = if dice.percent(50) {
+            whole(talk.client, backend, talk.proto, &mut dice)
+        } else {
+            whole(backend, talk.client, talk.proto, &mut dice)
+        };
+        self.judge(hook, &frame)?;
         Ok(())
     }
 

@@ -87,6 +87,7 @@ fn talk_of(step: &Step) -> Option<usize> {
         | Step::ReplyInPieces(talk, _)
         | Step::ErrorToClient(talk, _)
         | Step::ErrorToBackend(talk, _)
+        | Step::Beside(talk, _)
         | Step::Damaged(talk, _)
         | Step::Foreign(talk, _) => Some(*talk),
         Step::Wait(_) | Step::Kill(_) | Step::Revive(_) | Step::Addressed(_) => None,

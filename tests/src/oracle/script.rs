@@ -48,6 +48,8 @@ pub enum Step {
     ErrorToClient(usize, u64),
     /// Somebody on the way to the client does.
     ErrorToBackend(usize, u64),
+    /// Client and backend talk past the frontend, on the same ports.
+    Beside(usize, u64),
     /// A packet of the conversation, damaged.
     Damaged(usize, u64),
     /// Netfilter had this connection before us.
@@ -146,7 +148,8 @@ fn step(scene: &Scene, talks: &[Talk], opening: bool, i: usize, dice: &mut Dice)
     }
     let backend = dice.pick(backends);
     match dice.below(100) {
-        0..40 => Step::Ask(talk, seed),
+        0..38 => Step::Ask(talk, seed),
+        38..40 => Step::Beside(talk, seed),
         40..62 => Step::Reply(talk, seed),
         62..68 => Step::AskInPieces(talk, seed),
         68..71 => Step::ReplyInPieces(talk, seed),

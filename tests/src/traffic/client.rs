@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub struct Ask {
     request: usize,
     answer: usize,
     patience: Duration,
+    reset: bool,
 }
 
 impl Ask {
@@ -40,6 +41,7 @@ impl Ask {
             request: 0,
             answer: 0,
             patience: Duration::from_secs(3) * slowness(),
+            reset: false,
         }
     }
 
@@ -85,6 +87,13 @@ impl Ask {
     #[must_use]
     pub fn patience(mut self, limit: Duration) -> Self {
         self.patience = limit * slowness();
+        self
+    }
+
+    /// On a connection that ends with a reset (TCP).
+    #[must_use]
+    pub fn reset(mut self) -> Self {
+        self.reset = true;
         self
     }
 
@@ -235,6 +244,9 @@ impl Session {
             }
             _ => {}
         }
+        if ask.reset {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
         socket.set_read_timeout(Some(ask.patience))?;
         Ok(socket)
     }
@@ -247,6 +259,13 @@ impl Session {
     /// What `getsockname` says.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
+    }
+
+    /// Says that no more requests come, and waits until the server has ended the connection as well.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)?;
+        while self.socket.read(&mut [0; 1024])? > 0 {}
+        Ok(())
     }
 
     /// Sends a request and waits for its answer.

@@ -131,6 +131,63 @@ fn a_connection_that_is_over_makes_room() -> Result<()> {
 }
 
 #[test]
+fn who_asks_its_backend_past_a_closed_flow_is_left_alone() -> Result<()> {
+    const INIT: Make = |from, to| Packet::sctp(from, to, 1, DATA);
+    const INIT_ACK: Make = |from, to| Packet::sctp(from, to, 2, DATA);
+    const ABORT: Make = |from, to| Packet::sctp(from, to, 6, DATA);
+    const SCTP: Make = |from, to| Packet::sctp(from, to, 0, DATA);
+    const TCP: Make = |from, to| tcp(from, to, DATA);
+    let mut programs = Programs::load()?;
+    let kinds =
+        [("TCP", proto::TCP, [TCP_SYN, tcp_ack, TCP, rst]), ("SCTP", proto::SCTP, [INIT, INIT_ACK, SCTP, ABORT])];
+    for (net, (name, protocol, [opens, accepts, data, resets])) in
+        nets().into_iter().flat_map(|net| kinds.map(|kind| (net, kind)))
+    {
+        let client = at(net.client, 40_000);
+        let here = (at(net.vip, 80), at(net.local, 8080), client);
+        let there_asked = at(net.node, 30080);
+        let there_backend = at(net.remote, 8080);
+        let there = (there_asked, there_backend, at(net.node, net.port(client, there_backend, protocol)));
+        for (asked, backend, source) in [here, there] {
+            let about = |what: &str| format!("{name}, {client} -> {asked}: {what}");
+            let asks = |story: Story, packet: Make| {
+                let story = story.becomes("node_ingress", packet(client, asked), packet(client, backend));
+                if source == client {
+                    story.left("node_egress", packet(client, backend))
+                } else {
+                    story.becomes("node_egress", packet(client, backend), packet(source, backend))
+                }
+            };
+            let hears = |story: Story, packet: Make| {
+                let story = if source == client {
+                    story.left("node_ingress", packet(backend, client))
+                } else {
+                    story.becomes("node_ingress", packet(backend, source), packet(backend, client))
+                };
+                story.becomes("node_egress", packet(backend, client), packet(asked, client))
+            };
+            let open = |story: Story| asks(hears(asks(story, opens), accepts), data);
+            let closed = |what: &str| asks(open(Story::new(about(what), &net.world())), resets);
+            let left = |story: Story, packet: Make| {
+                story.left("node_egress", packet(client, backend)).left("node_egress", packet(backend, client))
+            };
+            // It begins, or it is answered to where its beginning passed elsewhere.
+            left(closed("seen from the start").left("node_egress", opens(client, backend)), data).run(&mut programs)?;
+            let answered = closed("seen from the answer").left("node_egress", accepts(backend, client));
+            let answered = left(left(answered, data), accepts);
+            answered.left("node_ingress", data(backend, source)).run(&mut programs)?;
+            // What is left over of the flow is of the flow still.
+            hears(closed("late packets"), data).run(&mut programs)?;
+            // The next connection by way of the frontend is a flow.
+            open(closed("again by way of the frontend")).run(&mut programs)?;
+            open(left(closed("again after one beside it").left("node_egress", opens(client, backend)), data))
+                .run(&mut programs)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn only_a_client_that_answers_keeps_its_source_for_long() -> Result<()> {
     let mut programs = Programs::load()?;
     for net in nets() {
