@@ -74,12 +74,13 @@ impl Servers {
         Self { configured, named, remembered: parse(remembered), ..Self::default() }
     }
 
-    /// All, in the order in which they are tried.
+    /// All, in the order in which they are tried. One that is known under two names is two: only one of them may be in its
+    /// certificate.
     pub fn candidates(&self) -> Vec<Server> {
         let known = self.learned.values().flatten().chain(&self.remembered);
         let mut all: Vec<Server> = Vec::new();
         let mut push = |server: &Server| {
-            if !all.iter().any(|other| other.url == server.url) {
+            if !all.contains(server) {
                 all.push(server.clone());
             }
         };
@@ -278,6 +279,26 @@ mod tests {
         let file = servers.learn(&key(), Some(&slice(&["10.0.0.2"]))).unwrap();
         assert!(!file.contains("10.0.0.1"), "{file}");
         assert_eq!(urls(&servers), ["https://a:1", "https://10.0.0.2:6443"]);
+    }
+
+    #[test]
+    fn a_server_that_works_stays_when_it_is_heard_of_under_another_name() {
+        // The last run had another server in its configuration: its certificate has that one's name.
+        let works = Server { url: "https://10.0.0.1:6443".into(), name: Some("old".into()) };
+        let mut servers = Servers::new(vec![server("https://a:1")], true, &works.to_string());
+        servers.failed(&server("https://a:1"));
+        servers.worked(&works);
+        servers.learn(&key(), Some(&slice(&["10.0.0.1"])));
+        assert_eq!(servers.current(), Some(works.clone()));
+        // Nor is it lost when it is away for a moment: it has its turn.
+        let mut turn = || {
+            let server = servers.current().unwrap();
+            servers.failed(&server);
+            server.to_string()
+        };
+        let turns: Vec<String> = (0..6).map(|_| turn()).collect();
+        let [a, new, old] = ["https://a:1", "https://10.0.0.1:6443 a", "https://10.0.0.1:6443 old"];
+        assert_eq!(turns, [old, a, new, a, new, old]);
     }
 
     #[test]
