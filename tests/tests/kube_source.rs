@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_source::kube::{Access, Settings, watch};
@@ -91,6 +91,11 @@ impl Stage {
     }
 }
 
+/// When something that must happen is given up.
+fn end() -> Instant {
+    Instant::now() + LIMIT * slowness()
+}
+
 struct Listener {
     batches: std::sync::mpsc::Receiver<Batch>,
     progress: Progress,
@@ -105,7 +110,7 @@ impl Listener {
 
     /// The next batch, its changes as words: `Kind/namespace/name`, with `-` in front for one that is gone.
     fn next(&mut self, limit: Duration) -> Result<Option<Vec<String>>> {
-        let Ok(batch) = self.batches.recv_timeout(limit * slowness()) else { return Ok(None) };
+        let Ok(batch) = self.batches.recv_timeout(limit) else { return Ok(None) };
         ensure!(
             self.progress != Progress::Complete || batch.progress == Progress::Complete,
             "it is no longer complete"
@@ -123,11 +128,17 @@ impl Listener {
         Ok(Some(words.filter(|word| !told || word != BASE[1]).collect()))
     }
 
+    /// The next batch that comes before `end`.
+    fn before(&mut self, end: Instant) -> Result<Option<Vec<String>>> {
+        self.next(end.saturating_duration_since(Instant::now()))
+    }
+
     /// Everything up to the end of the first lists.
     fn complete(&mut self) -> Result<BTreeSet<String>> {
         let mut all = BTreeSet::new();
+        let end = end();
         while self.progress != Progress::Complete {
-            let changes = self.next(LIMIT)?.with_context(|| format!("never complete: {:?}", self.faults))?;
+            let changes = self.before(end)?.with_context(|| format!("never complete: {:?}", self.faults))?;
             for change in changes {
                 ensure!(all.insert(change.clone()), "{change} comes twice");
             }
@@ -138,8 +149,9 @@ impl Listener {
     /// Changes until these have come, and nothing else.
     fn expect(&mut self, wanted: &[&str]) -> Result<()> {
         let mut left: BTreeSet<&str> = wanted.iter().copied().collect();
+        let end = end();
         while !left.is_empty() {
-            let changes = self.next(LIMIT)?.with_context(|| format!("missing: {left:?}; faults: {:?}", self.faults))?;
+            let changes = self.before(end)?.with_context(|| format!("missing: {left:?}; faults: {:?}", self.faults))?;
             for change in changes {
                 ensure!(left.remove(change.as_str()), "{change} is not among {left:?}");
             }
@@ -149,8 +161,9 @@ impl Listener {
 
     /// Until a fault says this.
     fn fault(&mut self, part: &str) -> Result<()> {
+        let end = end();
         while !self.faults.iter().any(|fault| fault.contains(part)) {
-            let changes = self.next(LIMIT)?.with_context(|| format!("no fault says {part:?}: {:?}", self.faults))?;
+            let changes = self.before(end)?.with_context(|| format!("no fault says {part:?}: {:?}", self.faults))?;
             ensure!(changes.is_empty(), "{changes:?}");
         }
         Ok(())
@@ -158,15 +171,16 @@ impl Listener {
 
     /// Until nothing is wrong any more.
     fn well(&mut self) -> Result<()> {
+        let end = end();
         while !self.faults.is_empty() {
-            let changes = self.next(LIMIT)?.with_context(|| format!("still wrong: {:?}", self.faults))?;
+            let changes = self.before(end)?.with_context(|| format!("still wrong: {:?}", self.faults))?;
             ensure!(changes.is_empty(), "{changes:?}");
         }
         Ok(())
     }
 
     fn quiet(&mut self) -> Result<()> {
-        while let Some(changes) = self.next(QUIET)? {
+        while let Some(changes) = self.next(QUIET * slowness())? {
             ensure!(changes.is_empty(), "{changes:?}");
         }
         Ok(())
