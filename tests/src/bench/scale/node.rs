@@ -26,8 +26,19 @@ pub struct Node {
     pub bpffs: PathBuf,
     /// For files of the proxy.
     pub dir: PathBuf,
+    cluster: Place,
     _server: Server,
     _scope: Scope,
+}
+
+impl Drop for Node {
+    /// Takes the link to the cluster away at once: the kernel takes its time with what a namespace leaves, and the next node has the
+    /// same name.
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.ip_batch(&format!("link delete {NAME}\n")) {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 impl Node {
@@ -59,6 +70,6 @@ impl Node {
         ))?;
         host.sysctl("ipv4/ip_forward", "1")?;
         let (bpffs, dir) = (scope.bpffs("bpf")?, scope.directory("run")?);
-        Ok(Self { host, bpffs, dir, _server: Server::start(&pods)?, _scope: scope })
+        Ok(Self { host, bpffs, dir, cluster: cluster.place.clone(), _server: Server::start(&pods)?, _scope: scope })
     }
 }
