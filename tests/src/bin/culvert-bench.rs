@@ -183,7 +183,7 @@ fn scale(arguments: &Scale) -> Result<()> {
             writeln!(
                 out,
                 "Real API server; proxies in turn, {rounds} starts of each, median (and range); {changes} changes of one \
-                 endpoint after the last start, 1.2 s apart. Limit of each: {} minutes. See docs/BENCHMARKS.md.",
+                 endpoint after the last start. Limit of each: {} minutes. See docs/BENCHMARKS.md.",
                 limit.as_secs() / 60
             )?;
         }

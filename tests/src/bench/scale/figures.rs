@@ -25,8 +25,8 @@ pub struct Case {
 pub struct Load {
     /// From the start of the process to a kernel that holds everything; absent if that was not within the limit.
     pub seconds: Option<f64>,
-    /// How much of that the proxy itself says it spent on programming.
-    pub sync_seconds: f64,
+    /// How much of that the proxy itself says it spent on programming; before its first sync has ended it says nothing.
+    pub sync_seconds: Option<f64>,
     /// CPU time until it was at rest, its children's included.
     pub cpu_seconds: f64,
     /// Anonymous resident memory then.
@@ -102,7 +102,7 @@ const ROWS: &[Row] = &[
         }
         spread(case.loads.iter().filter_map(|load| load.seconds), 2)
     }),
-    ("  its own share of that, s", |case| spread(case.loads.iter().map(|load| load.sync_seconds), 2)),
+    ("  its own share of that, s", |case| spread(case.loads.iter().filter_map(|load| load.sync_seconds), 2)),
     ("  CPU, s", |case| spread(case.loads.iter().map(|load| load.cpu_seconds), 2)),
     ("  anonymous memory, MiB", |case| spread(case.loads.iter().map(|load| mebibytes(load.anonymous_kib)), 1)),
     ("  starts on a busy machine", |case| {
@@ -187,7 +187,8 @@ mod tests {
     #[test]
     fn what_was_too_slow_is_said() {
         let size: Size = "5000x50".parse().unwrap();
-        let load = |seconds| Load { seconds, sync_seconds: 1.0, cpu_seconds: 2.0, anonymous_kib: 3_072, quiet: true };
+        let load =
+            |seconds| Load { seconds, sync_seconds: Some(1.0), cpu_seconds: 2.0, anonymous_kib: 3_072, quiet: true };
         let changes = Changes {
             wanted: 3,
             write_milliseconds: vec![1.0, 2.0],

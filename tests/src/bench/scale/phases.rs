@@ -28,7 +28,7 @@ pub fn load(plan: &Plan, node: &Node, cluster: &Cluster, proxy: Proxy) -> Result
     }
     let load = Load {
         seconds: loaded.map(|time| time.as_secs_f64()),
-        sync_seconds: running.syncing(node)?,
+        sync_seconds: loaded.map(|_| running.syncing(node)).transpose()?,
         cpu_seconds: cpu(running.id())?.as_secs_f64(),
         anonymous_kib: anonymous(running.id())?,
         quiet,
