@@ -10,8 +10,8 @@ use culvert_tests::manifests::Service;
 use culvert_tests::matrix::{PORT, TARGET};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::eventually;
-use culvert_tests::stage::{Scenery, answered};
-use culvert_tests::topology::{PodLinks, external_ip};
+use culvert_tests::stage::{Cast, Scenery, answered};
+use culvert_tests::topology::{Lab, PodLinks, external_ip};
 use culvert_tests::traffic::{Ask, Outcome};
 use serde_json::json;
 
@@ -55,6 +55,15 @@ fn served(client: &Place, n: u8) -> Result<()> {
     Ok(())
 }
 
+/// An agent on a folder with a pool, from 100 to 109, and the Service `web`.
+fn with_one_service(lab: &Lab, cast: &Cast) -> Result<Agent> {
+    lab.manifests.write("pool", &pool(100, 109))?;
+    lab.manifests.apply(&service("web", 1, &cast.a))?;
+    let mut agent = Agent::start(lab, 0, &Options::new(SocketMode::All)?)?;
+    agent.settle()?;
+    Ok(agent)
+}
+
 fn first_error(agent: &Agent) -> Result<String> {
     Ok(agent.status()?["sources"][0]["errors"][0].as_str().unwrap_or_default().to_owned())
 }
@@ -63,10 +72,7 @@ fn first_error(agent: &Agent) -> Result<String> {
 fn a_service_gets_an_address_and_keeps_it() -> Result<()> {
     let scenery = Scenery::new(PodLinks::Routed)?;
     let (lab, cast) = (&scenery.lab, &scenery.cast);
-    lab.manifests.write("pool", &pool(100, 109))?;
-    lab.manifests.apply(&service("web", 1, &cast.a))?;
-    let mut agent = Agent::start(lab, 0, &Options::new(SocketMode::All)?)?;
-    agent.settle()?;
+    let mut agent = with_one_service(lab, cast)?;
     have(&agent, &[("web", 100)])?;
     served(&lab.client, 100)?;
 
@@ -109,10 +115,7 @@ fn a_service_gets_an_address_and_keeps_it() -> Result<()> {
 fn a_damaged_record_is_told_of_and_addresses_are_given_anew() -> Result<()> {
     let scenery = Scenery::new(PodLinks::Routed)?;
     let (lab, cast) = (&scenery.lab, &scenery.cast);
-    lab.manifests.write("pool", &pool(100, 109))?;
-    lab.manifests.apply(&service("web", 1, &cast.a))?;
-    let mut agent = Agent::start(lab, 0, &Options::new(SocketMode::All)?)?;
-    agent.settle()?;
+    let mut agent = with_one_service(lab, cast)?;
     agent.kill()?;
     let record: PathBuf = agent.state().join("addresses.json");
     let text = std::fs::read(&record)?;

@@ -20,11 +20,9 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
     let kit = Kit::build(job)?;
     let next = next(job)?;
     setup::software(job.workspace)?;
-    let outcomes = [
-        on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next),
-        on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next),
-    ];
-    outcomes.into_iter().try_fold(Verdict::Passed, |_, outcome| outcome)
+    let first = on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next);
+    let second = on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next);
+    first.and(second)
 }
 
 fn options(name: &str, nodes: u8, cni: Cni) -> Result<Options> {

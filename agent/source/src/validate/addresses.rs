@@ -10,7 +10,6 @@ pub fn addresses(resource: &Resource) -> Vec<Violation> {
     let name = if resource.kind() == Kind::Namespace { names::label } else { names::subdomain };
     found.metadata(resource.metadata(), resource.kind().is_namespaced(), name);
     let mut found = found.into_vec();
-    let own = config::violations(resource).into_iter();
-    found.extend(own.map(|config::Violation { field, message }| Violation { field, message }));
+    found.extend(config::violations(resource));
     found
 }

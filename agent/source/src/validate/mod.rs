@@ -19,6 +19,7 @@ pub use service::service;
 pub use slice::endpoint_slice;
 
 use culvert_model::objects::ObjectMeta;
+pub use culvert_pools::config::Violation;
 use ipnet::IpNet;
 
 /// What validation depends on besides the object.
@@ -36,15 +37,6 @@ impl Default for Rules {
 
 /// Protocols of Service and slice ports.
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-
-/// One broken rule: the field, and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Path of the field.
-    pub field: String,
-    /// What is wrong, as the API server says it.
-    pub message: String,
-}
 
 /// Collects violations.
 #[derive(Debug, Default)]
