@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic,
     path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{CgroupSockAddr, Program, ProgramFd, SchedClassifier},
+    programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
 use aya_obj::{Object as Elf, generated::bpf_map_type};
@@ -63,11 +66,15 @@ const PINNED: [&str; 21] = [
 /// The ring buffer of samples.
 const EVENTS: &str = "EVENTS";
 const PREVIOUS: &str = "PREVIOUS_";
+/// The packet programs that most nodes never hook: those of links without an Ethernet header.
+const RARE: [&str; 2] = ["node_ingress_l3", "node_egress_l3"];
+/// Programs that are loaded at the same time. The verifier takes some 50 MiB for each, and up to 0.4 s.
+const LOADERS: usize = 2;
 
-/// The loaded programs.
+/// The programs, loaded or soon to be.
 #[derive(Debug)]
 pub struct Object {
-    ebpf: Ebpf,
+    ebpf: Mutex<Ebpf>,
 }
 
 /// How the object is to be loaded.
@@ -110,7 +117,7 @@ pub fn memory(limits: &Limits) -> Result<Memory, Error> {
 }
 
 impl Object {
-    /// Creates the maps that are missing and loads all programs. Nothing is attached yet.
+    /// Creates the maps that are missing and loads the programs that every node hooks. Nothing is attached yet.
     pub fn load(load: Load<'_>) -> Result<Self, Error> {
         let names: Vec<String> = shapes(load.limits)?.into_keys().collect();
         let pins: Vec<_> = names.iter().map(|name| load.maps.join(name)).collect();
@@ -135,36 +142,38 @@ impl Object {
             loader.map_pin_path(twin, pin.as_path());
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
-        for name in PACKET_PROGRAMS {
-            let program: &mut SchedClassifier = program(&mut ebpf, name)?;
-            program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
-        }
-        for name in SOCKET_PROGRAMS {
-            let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-            program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
-        }
-        Ok(Self { ebpf })
+        load_common(&mut ebpf)?;
+        Ok(Self { ebpf: Mutex::new(ebpf) })
     }
 
-    /// The descriptor of a loaded program.
-    pub fn program(&self, name: &'static str) -> Result<&ProgramFd, Error> {
-        let program = self.ebpf.program(name).ok_or(Error::NoProgram(name))?;
-        program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
+    /// The descriptor of a program, which is loaded if it is not yet.
+    pub fn program(&self, name: &'static str) -> Result<ProgramFd, Error> {
+        let mut ebpf = self.ebpf();
+        let program = ebpf.program_mut(name).ok_or(Error::NoProgram(name))?;
+        let failed = |source| Error::Program { name, source: Box::new(source) };
+        if matches!(program.fd(), Err(ProgramError::NotLoaded)) {
+            load(program).map_err(failed)?;
+        }
+        program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)
     }
 
     /// The kernel's ids of the loaded programs.
     pub fn ids(&self) -> BTreeSet<u32> {
-        self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
+        self.ebpf().programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
+    }
+
+    fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
+        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The samples of dropped packets; `None` if they were taken before.
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
-        self.ebpf.take_map(EVENTS)?.try_into().ok()
+        self.ebpf().take_map(EVENTS)?.try_into().ok()
     }
 
     /// Takes what the programs log, if they do; `None` if they cannot.
     pub fn take_log(&mut self) -> Option<EbpfLogger<ToTracing>> {
-        EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing).ok()
+        EbpfLogger::init_with_logger(&mut self.ebpf(), ToTracing).ok()
     }
 }
 
@@ -184,12 +193,32 @@ impl Log for ToTracing {
     fn flush(&self) {}
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = aya::programs::ProgramError>,
-{
-    let program = ebpf.program_mut(name).ok_or(Error::NoProgram(name))?;
-    program.try_into().map_err(|source| Error::Program { name, source: Box::new(source) })
+/// Loads all programs but the rare ones, [`LOADERS`] at a time.
+fn load_common(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let wanted = |name: &str| PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS).find(|program| *program == name);
+    let programs = ebpf.programs_mut().filter_map(|(name, program)| Some((wanted(name)?, program)));
+    let queue = Mutex::new(programs.filter(|(name, _)| !RARE.contains(name)));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((name, program)) = next() {
+            load(program).map_err(|source| Error::Program { name, source: Box::new(source) })?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let loaders: Vec<_> = (0..LOADERS).map(|_| scope.spawn(work)).collect();
+        // All are waited for, whichever fails.
+        let done: Vec<_> = loaders.into_iter().map(|loader| loader.join()).collect();
+        done.into_iter().try_for_each(|result| result.unwrap_or_else(|payload| panic::resume_unwind(payload)))
+    })
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 fn cpus() -> Result<u32, Error> {

@@ -57,14 +57,14 @@ impl Sockets {
         let kind = attach_type(name);
         if let Some(link) = Link::open(&path).map_err(failed)? {
             if link.attached().map_err(failed)? == Attached::Cgroup(self.id, kind as u32) {
-                link.replace(program).map_err(failed)?;
+                link.replace(&program).map_err(failed)?;
                 return Ok(false);
             }
             // Detached by somebody, or of a cgroup that this node no longer uses.
             unpin(&path)?;
         }
         let target = Target::Cgroup(self.directory.as_fd());
-        let link = Link::create(program, target, kind, Anchor::Last).map_err(failed)?;
+        let link = Link::create(&program, target, kind, Anchor::Last).map_err(failed)?;
         link.pin(&path).map_err(failed)?;
         Ok(true)
     }

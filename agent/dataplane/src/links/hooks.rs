@@ -96,7 +96,7 @@ impl Hooks {
                 if !matches!(clsact::attached(&self.netlink, index, direction), Ok(Some(_))) {
                     return Ok(());
                 }
-                clsact::attach(&self.netlink, &self.pins, index, direction, name, program)?;
+                clsact::attach(&self.netlink, &self.pins, index, direction, name, &program)?;
                 None
             }
             Method::Tcx => {
@@ -105,7 +105,7 @@ impl Hooks {
                 if !is_at(&link, direction, index) {
                     return unpin(&path);
                 }
-                link.replace(program).map_err(failed)?;
+                link.replace(&program).map_err(failed)?;
                 Some(link)
             }
         };
@@ -176,20 +176,20 @@ impl Hooks {
         }
         let program = object.program(name)?;
         if let Some(Held { link: Some(link), .. }) = held {
-            link.replace(program).map_err(failed)?;
+            link.replace(&program).map_err(failed)?;
             self.held.entry(at).and_modify(|held| held.role = role);
             return Ok(());
         }
         let was_removed = held.is_none() && self.held.contains_key(&at);
         let link = match self.method {
             Method::Clsact => {
-                clsact::attach(&self.netlink, &self.pins, index, direction, name, program)?;
+                clsact::attach(&self.netlink, &self.pins, index, direction, name, &program)?;
                 None
             }
             Method::Tcx => {
                 unpin(&path)?;
                 let (kind, anchor) = attach_type(direction);
-                let link = Link::create(program, Target::Interface(index), kind, anchor).map_err(failed)?;
+                let link = Link::create(&program, Target::Interface(index), kind, anchor).map_err(failed)?;
                 link.pin(&path).map_err(failed)?;
                 Some(link)
             }
