@@ -55,9 +55,12 @@ struct Scale {
     /// Changes of one endpoint after the last start [default: 200]
     #[arg(long, value_name = "N")]
     changes: Option<String>,
-    /// Minutes that a start may take, and all changes of a proxy [default: 15]
+    /// Minutes that a start may take [default: 5]
     #[arg(long, value_name = "MINUTES")]
-    limit: Option<String>,
+    start_limit: Option<String>,
+    /// Minutes that all changes of a proxy may take [default: 20]
+    #[arg(long, value_name = "MINUTES")]
+    change_limit: Option<String>,
     /// How to print the figures; with `json`, each single one, and nothing else on standard output
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -150,10 +153,15 @@ fn scale(bench: &mut Command, workspace: &Workspace, options: &Scale) -> Result<
     let agent = options.agent.clone().map_or_else(|| agent(workspace), Ok)?;
     bench.env("CULVERT_BIN", agent).env("CULVERT_KUBERNETES", programs.search_path()?);
     bench.args(["scale", "--output", options.output.name()]);
-    let Scale { sizes, proxies, rounds, changes, limit, output: _, agent: _ } = options;
-    for (name, value) in
-        [("--sizes", sizes), ("--proxies", proxies), ("--rounds", rounds), ("--changes", changes), ("--limit", limit)]
-    {
+    let Scale { sizes, proxies, rounds, changes, start_limit, change_limit, output: _, agent: _ } = options;
+    for (name, value) in [
+        ("--sizes", sizes),
+        ("--proxies", proxies),
+        ("--rounds", rounds),
+        ("--changes", changes),
+        ("--start-limit", start_limit),
+        ("--change-limit", change_limit),
+    ] {
         if let Some(value) = value {
             bench.args([name, value]);
         }

@@ -149,18 +149,16 @@ fn change(case: &Case, figure: impl Fn(&Changes) -> Option<f64>) -> String {
     case.changes.as_ref().and_then(figure).map_or_else(String::new, |figure| format!("{figure:.2}"))
 }
 
-/// A table for each size, a column for each proxy.
-pub fn tables(cases: &[Case]) -> String {
+/// What was measured of one size, a column for each proxy.
+pub fn table(cases: &[Case]) -> String {
     let mut text = String::new();
-    for of_size in cases.chunk_by(|a, b| a.size == b.size) {
-        let Some(Case { size, .. }) = of_size.first() else { continue };
-        let title = format!("{} Services, {} endpoints each", size.services, size.endpoints);
-        line(&mut text, &title, of_size.iter().map(|case| case.proxy.name().to_owned()));
-        for (name, figure) in ROWS {
-            line(&mut text, name, of_size.iter().map(figure));
-        }
-        text.push('\n');
+    let Some(Case { size, .. }) = cases.first() else { return text };
+    let title = format!("{} Services, {} endpoints each", size.services, size.endpoints);
+    line(&mut text, &title, cases.iter().map(|case| case.proxy.name().to_owned()));
+    for (name, figure) in ROWS {
+        line(&mut text, name, cases.iter().map(figure));
     }
+    text.push('\n');
     text
 }
 
@@ -203,7 +201,7 @@ mod tests {
             ..Case::new(size, Proxy::Culvert)
         };
         let slow = Case { loads: vec![load(None)], ..Case::new(size, Proxy::Iptables) };
-        let text = tables(&[quick, slow]);
+        let text = table(&[quick, slow]);
         let words: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect())

@@ -46,30 +46,25 @@ use proxy::Proxy;
 /// What is measured, and how often.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// One after the other, each with an API server of its own.
-    pub sizes: Vec<Size>,
     /// In turn, in every round.
     pub proxies: Vec<Proxy>,
     /// How often each proxy is started with the lists waiting.
     pub rounds: usize,
     /// Changes of one endpoint, after the last start.
     pub changes: usize,
-    /// How long a start may take until the kernel holds everything; also how long all changes of a proxy may take.
-    pub limit: Duration,
+    /// How long a start may take until the kernel holds everything.
+    pub start_limit: Duration,
+    /// How long all changes of a proxy may take.
+    pub change_limit: Duration,
 }
 
-/// Measures every size with every proxy. `tell` hears what is going on.
-pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    for &size in &plan.sizes {
-        tell(&format!("{size}: creating the objects"));
-        let cluster = Cluster::start(size)?;
-        cases.extend(measure(plan, &cluster, tell).with_context(|| size.to_string())?);
-    }
-    Ok(cases)
+/// Measures one size with every proxy. `tell` hears what is going on.
+pub fn run(plan: &Plan, size: Size, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
+    tell(&format!("{size}: creating the objects"));
+    let cluster = Cluster::start(size)?;
+    measure(plan, &cluster, tell).with_context(|| size.to_string())
 }
 
-/// One size with every proxy.
 fn measure(plan: &Plan, cluster: &Cluster, tell: &mut dyn FnMut(&str)) -> Result<Vec<Case>> {
     let size = cluster.size;
     let mut cases: Vec<Case> = plan.proxies.iter().map(|&proxy| Case::new(size, proxy)).collect();

@@ -20,7 +20,7 @@ pub fn load(plan: &Plan, node: &Node, cluster: &Cluster, proxy: Proxy) -> Result
     let quiet = quiet()?;
     let start = Instant::now();
     let mut running = proxy.start(node, cluster)?;
-    let loaded = node.host.run(|| Ok(served(cluster, start, plan.limit)))?;
+    let loaded = node.host.run(|| Ok(served(cluster, start, plan.start_limit)))?;
     running.alive()?;
     at_rest(running.id())?;
     if loaded.is_some() {
@@ -94,7 +94,7 @@ async fn moves(plan: &Plan, cluster: &Cluster, pause: Duration) -> Result<Moves>
         let asked = Instant::now();
         api.move_probe(number).await?;
         let answered = Instant::now();
-        let seen = wait(answered, plan.limit.saturating_sub(begun.elapsed()), || {
+        let seen = wait(answered, plan.change_limit.saturating_sub(begun.elapsed()), || {
             let place = ask(Probe.address()).ok();
             moves.failed += usize::from(place.is_none());
             place == Some(Probe.place(number))
