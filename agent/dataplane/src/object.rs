@@ -207,9 +207,7 @@ fn load_common(ebpf: &mut Ebpf) -> Result<(), Error> {
     };
     thread::scope(|scope| {
         let loaders: Vec<_> = (0..LOADERS).map(|_| scope.spawn(work)).collect();
-        // All are waited for, whichever fails.
-        let done: Vec<_> = loaders.into_iter().map(|loader| loader.join()).collect();
-        done.into_iter().try_for_each(|result| result.unwrap_or_else(|payload| panic::resume_unwind(payload)))
+        loaders.into_iter().try_for_each(|loader| loader.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
 }
 
