@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{kernel::Toolchain, process::output};
+use crate::{kernel::Toolchain, oci::sha256, process::output};
 
 /// The checkout and its cache directory.
 pub struct Workspace {
@@ -32,9 +32,12 @@ impl Workspace {
         Ok(Self { root, cache, toolchain: OnceLock::new() })
     }
 
-    /// Cargo's target directory for everything that xtask builds.
+    /// Cargo's target directory for everything that xtask builds. Each checkout has its own: cargo tells by their times whether
+    /// files are newer than what was built of them, which says nothing of another checkout's.
     pub fn target(&self) -> PathBuf {
-        self.cache.join("target")
+        let mut key = sha256(self.root.as_os_str().as_encoded_bytes());
+        key.truncate(16);
+        self.cache.join("target").join(key)
     }
 
     /// What test clusters are made of: `$CULVERT_CLUSTER_CACHE`, else `cluster` in the cache. Builds of several checkouts
