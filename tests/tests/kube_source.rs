@@ -59,7 +59,7 @@ impl Stage {
 
     fn settings(&self) -> Result<Settings> {
         let kubeconfig = Some(self.plane.kubeconfig(User::Admin)?);
-        Ok(Settings { servers: vec![], kubeconfig, state: self.dir.join("state") })
+        Ok(Settings { servers: vec![], kubeconfig, state: Some(self.dir.join("state")) })
     }
 
     /// Listens to a source on a thread in the place, while `work` goes on here.

@@ -194,7 +194,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::
             let settings = Settings {
                 servers: args.kube.api_server.clone(),
                 kubeconfig: args.kube.kubeconfig.clone(),
-                state: args.state_dir.clone(),
+                state: Some(args.state_dir.clone()),
             };
             let access = Arc::new(Access::new(settings));
             Ok((kube::watch(&access, node), Events::start(access, node)))

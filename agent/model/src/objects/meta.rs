@@ -27,6 +27,8 @@ object! {
         pub uid: String,
         /// Version of the stored object.
         pub resource_version: String,
+        /// Who has to let go before the object goes. Decoded for whoever writes the object.
+        pub finalizers: Vec<String>,
     }
 }
 

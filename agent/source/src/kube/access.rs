@@ -32,8 +32,8 @@ pub struct Settings {
     pub servers: Vec<String>,
     /// A kubeconfig: credentials, and the server unless others are named. Without one, the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// Directory in which servers are remembered.
-    pub state: PathBuf,
+    /// Directory in which servers are remembered; without one, they are not.
+    pub state: Option<PathBuf>,
 }
 
 /// Why there is no client.
@@ -70,7 +70,7 @@ pub enum AccessError {
 #[derive(Debug)]
 pub struct Access {
     settings: Settings,
-    file: PathBuf,
+    file: Option<PathBuf>,
     servers: Mutex<Option<Servers>>,
     clients: Mutex<Clients>,
 }
@@ -91,7 +91,7 @@ impl std::fmt::Debug for Clients {
 impl Access {
     /// Nothing is read or asked yet.
     pub fn new(settings: Settings) -> Self {
-        let file = settings.state.join(FILE);
+        let file = settings.state.as_ref().map(|state| state.join(FILE));
         Self { settings, file, servers: Mutex::new(None), clients: Mutex::default() }
     }
 
@@ -145,14 +145,7 @@ impl Access {
             } else {
                 self.settings.servers.iter().map(Server::new).collect()
             };
-            let remembered = match fs::read_to_string(&self.file) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-                Err(error) => {
-                    tracing::warn!(file = %self.file.display(), %error, "the remembered API servers cannot be read");
-                    String::new()
-                }
-            };
+            let remembered = self.file.as_deref().map(remembered).unwrap_or_default();
             Servers::new(configured, named, &remembered)
         });
         servers.current().ok_or(AccessError::NoServer)
@@ -192,12 +185,22 @@ impl Access {
     }
 
     fn remember(&self, text: Option<String>) {
-        let Some(text) = text else { return };
-        if let Err(error) = replace(&self.file, &text) {
-            let file = self.file.display();
+        let (Some(text), Some(file)) = (text, &self.file) else { return };
+        if let Err(error) = replace(file, &text) {
+            let file = file.display();
             tracing::warn!(%file, %error, "API servers cannot be remembered; a start without the configured ones may fail");
         }
     }
+}
+
+/// The file's text; empty if there is none.
+fn remembered(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(file = %file.display(), %error, "the remembered API servers cannot be read");
+        }
+        String::new()
+    })
 }
 
 /// Stands where no server is configured.
@@ -276,7 +279,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
             kubeconfig: Some(dir.path().join("kubeconfig")),
-            state: dir.path().join("state"),
+            state: Some(dir.path().join("state")),
             ..Settings::default()
         };
         let access = Access::new(settings);
@@ -297,7 +300,7 @@ mod tests {
         let settings = Settings {
             servers: vec!["http://127.0.0.1:2".into(), "nonsense".into()],
             kubeconfig: Some(kubeconfig(dir.path(), "http://127.0.0.1:1")),
-            state: dir.path().join("state"),
+            state: Some(dir.path().join("state")),
         };
         let access = Access::new(settings);
         let (server, _) = access.client().await.unwrap();

@@ -15,6 +15,15 @@ use crate::object::{Id, Kind, Object};
 /// Marks the bookmark that ends the first objects of a streamed list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
+/// How much of a Service is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What it says.
+    Read,
+    /// Besides, what somebody needs who writes its status: its version, and its finalizers.
+    Written,
+}
+
 /// One object of a list or an event.
 #[derive(Debug, PartialEq)]
 pub struct Item {
@@ -22,7 +31,7 @@ pub struct Item {
     pub key: ObjectKey,
     /// `metadata.resourceVersion`.
     pub version: String,
-    /// The object without its version, or why it cannot be read.
+    /// The object without its version, but for a Service of [`Detail::Written`]; or why it cannot be read.
     pub object: Result<Object, Box<Fault>>,
 }
 
@@ -106,11 +115,11 @@ struct Named {
 }
 
 /// Decodes a page of a list.
-pub fn page(kind: Kind, text: &str) -> serde_json::Result<Page> {
+pub fn page(kind: Kind, detail: Detail, text: &str) -> serde_json::Result<Page> {
     let RawPage { metadata, items } = serde_json::from_str(text)?;
     let items = items.unwrap_or_default();
     let count = items.len();
-    let items: Vec<Item> = items.into_iter().filter_map(|raw| item(kind, raw.get()).ok()).collect();
+    let items: Vec<Item> = items.into_iter().filter_map(|raw| item(kind, detail, raw.get()).ok()).collect();
     Ok(Page {
         nameless: count - items.len(),
         items,
@@ -120,12 +129,12 @@ pub fn page(kind: Kind, text: &str) -> serde_json::Result<Page> {
 }
 
 /// Decodes a line of a watch. `Ok(None)` for a kind of event that is not known.
-pub fn event(kind: Kind, line: &str) -> serde_json::Result<Option<Event>> {
+pub fn event(kind: Kind, detail: Detail, line: &str) -> serde_json::Result<Option<Event>> {
     let raw: RawEvent<'_> = serde_json::from_str(line)?;
     let text = raw.object.get();
     Ok(Some(match &*raw.kind {
-        "ADDED" | "MODIFIED" => Event::Upsert(item(kind, text)?),
-        "DELETED" => Event::Remove(item(kind, text)?),
+        "ADDED" | "MODIFIED" => Event::Upsert(item(kind, detail, text)?),
+        "DELETED" => Event::Remove(item(kind, detail, text)?),
         "BOOKMARK" => {
             let Named { metadata } = serde_json::from_str(text)?;
             let initial = metadata.annotations.get(INITIAL_EVENTS_END).is_some_and(|value| value == "true");
@@ -141,23 +150,26 @@ pub fn event(kind: Kind, line: &str) -> serde_json::Result<Option<Event>> {
 }
 
 /// Decodes one object. `Err` if it cannot even be said which one it is.
-fn item(kind: Kind, text: &str) -> serde_json::Result<Item> {
+fn item(kind: Kind, detail: Detail, text: &str) -> serde_json::Result<Item> {
     let decoded = match kind {
         Kind::Service => serde_json::from_str(text).map(|mut service: Service| {
-            let version = std::mem::take(&mut service.metadata.resource_version);
+            let version = match detail {
+                Detail::Read => strip(&mut service.metadata),
+                Detail::Written => service.metadata.resource_version.clone(),
+            };
             (version, Object::Service(Arc::new(service)))
         }),
         Kind::EndpointSlice => serde_json::from_str(text).map(|mut slice: EndpointSlice| {
-            let version = std::mem::take(&mut slice.metadata.resource_version);
+            let version = strip(&mut slice.metadata);
             (version, Object::EndpointSlice(Arc::new(slice)))
         }),
         Kind::Node => serde_json::from_str(text).map(|mut node: Node| {
-            let version = std::mem::take(&mut node.metadata.resource_version);
+            let version = strip(&mut node.metadata);
             (version, Object::Node(Arc::new(node)))
         }),
         Kind::Addresses(kind) => {
             Resource::deserialize(kind, &mut serde_json::Deserializer::from_str(text)).map(|mut resource| {
-                let version = std::mem::take(&mut resource.metadata_mut().resource_version);
+                let version = strip(resource.metadata_mut());
                 (version, Object::Addresses(resource))
             })
         }
@@ -169,6 +181,12 @@ fn item(kind: Kind, text: &str) -> serde_json::Result<Item> {
         Ok(_) => Err(serde::de::Error::missing_field("metadata.name")),
         Err(error) => unreadable(kind, text, &error),
     }
+}
+
+/// Takes away what changes without being of concern to those who only read. The version.
+fn strip(metadata: &mut ObjectMeta) -> String {
+    metadata.finalizers.clear();
+    std::mem::take(&mut metadata.resource_version)
 }
 
 fn unreadable(kind: Kind, text: &str, error: &serde_json::Error) -> serde_json::Result<Item> {
@@ -204,7 +222,7 @@ mod tests {
         "managedFields":[{"manager":"x"}]},"spec":{"clusterIP":"10.96.0.1","ports":[{"port":80,"protocol":"TCP"}]}}"#;
 
     fn upserted(line: &str) -> Item {
-        match event(Kind::Service, line).unwrap() {
+        match event(Kind::Service, Detail::Read, line).unwrap() {
             Some(Event::Upsert(item)) => item,
             other => panic!("{other:?}"),
         }
@@ -222,8 +240,21 @@ mod tests {
             assert_eq!((service.spec.ports[0].port, service.metadata.resource_version.as_str()), (80, ""));
         }
         let line = format!(r#"{{"type":"DELETED","object":{SERVICE}}}"#);
-        assert!(matches!(event(Kind::Service, &line), Ok(Some(Event::Remove(_)))));
-        assert_eq!(event(Kind::Service, r#"{"type":"NEWER","object":{}}"#).unwrap(), None);
+        assert!(matches!(event(Kind::Service, Detail::Read, &line), Ok(Some(Event::Remove(_)))));
+        assert_eq!(event(Kind::Service, Detail::Read, r#"{"type":"NEWER","object":{}}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn whoever_writes_a_service_reads_its_version_and_its_finalizers() {
+        let finalizers = SERVICE.replace("\"managedFields\"", "\"finalizers\":[\"example.com/x\"],\"managedFields\"");
+        let line = format!(r#"{{"type":"ADDED","object":{finalizers}}}"#);
+        for (detail, version, finalizers) in [(Detail::Read, "", 0), (Detail::Written, "7", 1)] {
+            let Ok(Some(Event::Upsert(item))) = event(Kind::Service, detail, &line) else { panic!() };
+            let Ok(Object::Service(service)) = item.object else { panic!() };
+            let metadata = &service.metadata;
+            assert_eq!((&*item.version, &*metadata.resource_version), ("7", version));
+            assert_eq!(metadata.finalizers.len(), finalizers);
+        }
     }
 
     #[test]
@@ -233,7 +264,7 @@ mod tests {
                 r#"{{"type":"BOOKMARK","object":{{"kind":"Service","metadata":{{"resourceVersion":"9","creationTimestamp":null,
                    "annotations":{annotations}}},"spec":{{}}}}}}"#
             );
-            event(Kind::Service, &line).unwrap().unwrap()
+            event(Kind::Service, Detail::Read, &line).unwrap().unwrap()
         };
         let version = || "9".to_owned();
         assert_eq!(bookmark("null"), Event::Bookmark { version: version(), initial: false });
@@ -245,7 +276,7 @@ mod tests {
     fn failures_are_in_the_servers_words() {
         let line = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#;
         let expected = Failure { code: 410, message: "too old".into() };
-        assert_eq!(event(Kind::Node, line).unwrap(), Some(Event::Failed(expected)));
+        assert_eq!(event(Kind::Node, Detail::Read, line).unwrap(), Some(Event::Failed(expected)));
     }
 
     #[test]
@@ -254,7 +285,7 @@ mod tests {
         let text = format!(
             r#"{{"metadata":{{"resourceVersion":"5","continue":"more"}},"items":[{SERVICE},{bad},{{"metadata":{{}}}},17]}}"#
         );
-        let page = page(Kind::Service, &text).unwrap();
+        let page = page(Kind::Service, Detail::Read, &text).unwrap();
         assert_eq!((page.version.as_str(), page.next.as_deref(), page.nameless), ("5", Some("more"), 2));
         assert!(page.items[0].object.is_ok());
         let fault = page.items[1].object.as_ref().unwrap_err().to_string();
@@ -269,7 +300,7 @@ mod tests {
     fn an_empty_list_may_be_null() {
         let text = r#"{"metadata":{"resourceVersion":"5","continue":""},"items":null}"#;
         let expected = Page { items: vec![], version: "5".into(), next: None, nameless: 0 };
-        assert_eq!(page(Kind::Node, text).unwrap(), expected);
+        assert_eq!(page(Kind::Node, Detail::Read, text).unwrap(), expected);
     }
 
     /// Whatever is in an object, decoding it ends, and so does the model's work with it.
@@ -389,7 +420,7 @@ mod tests {
                     replace(&mut value, &mut { at }, &piece);
                 }
                 let line = json!({"type": "ADDED", "object": value}).to_string();
-                let Ok(Some(Event::Upsert(item))) = event(kind, &line) else { return Ok(()) };
+                let Ok(Some(Event::Upsert(item))) = event(kind, Detail::Read, &line) else { return Ok(()) };
                 let Ok(object) = item.object else { return Ok(()) };
                 let mut model = Model::new(Config { node: "node-1".into(), ..Config::default() });
                 for change in [service(), slice(), node()].into_iter().zip(0..3) {
@@ -411,7 +442,7 @@ mod tests {
             #[test]
             fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
                 for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
-                    let _ = (event(kind, &text), page(kind, &text));
+                    let _ = (event(kind, Detail::Written, &text), page(kind, Detail::Written, &text));
                 }
             }
         }

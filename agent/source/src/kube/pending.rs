@@ -8,8 +8,6 @@ use crate::object::{Change, Id, Kind};
 
 /// So many changes are delivered together at most. While first lists arrive this bounds the memory that they take.
 const FULL: usize = 512;
-/// The kinds whose first lists make the whole.
-const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
 
 /// What the watch of one kind says.
 #[derive(Debug)]
@@ -25,8 +23,10 @@ pub enum News {
 }
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pending {
+    /// The kinds whose first lists make the whole.
+    kinds: BTreeSet<Kind>,
     changes: Vec<Change>,
     /// Where each object's change is.
     places: HashMap<Id, usize>,
@@ -39,6 +39,20 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Nothing waits. `kinds` are those whose first lists make the whole.
+    pub fn new(kinds: impl IntoIterator<Item = Kind>) -> Self {
+        Self {
+            kinds: kinds.into_iter().collect(),
+            changes: Vec::new(),
+            places: HashMap::new(),
+            listed: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+            trouble: BTreeMap::new(),
+            complete: false,
+            said: None,
+        }
+    }
+
     /// Takes news. A later change of an object takes the place of an earlier one.
     pub fn take(&mut self, news: News) {
         match news {
@@ -98,7 +112,7 @@ impl Pending {
     fn progress(&self) -> Progress {
         if self.complete {
             Progress::Complete
-        } else if !KINDS.iter().all(|kind| self.listed.contains(kind)) {
+        } else if !self.kinds.is_subset(&self.listed) {
             Progress::Loading
         } else if self.unreadable.values().any(|faults| !faults.is_empty()) {
             // What the kernel holds for an object that cannot be read is its last good state.
@@ -117,6 +131,8 @@ mod tests {
 
     use super::*;
     use crate::object::Object;
+
+    const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
 
     fn upsert(name: &str, cluster_ip: &str) -> News {
         let metadata = ObjectMeta { name: name.into(), namespace: "shop".into(), ..ObjectMeta::default() };
@@ -142,7 +158,7 @@ mod tests {
 
     #[test]
     fn of_several_changes_of_an_object_the_last_is_delivered() {
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(KINDS);
         for news in [upsert("a", "1"), upsert("b", "1"), upsert("a", "2"), remove("b"), upsert("c", "1")] {
             pending.take(news);
         }
@@ -154,7 +170,7 @@ mod tests {
 
     #[test]
     fn it_is_complete_after_the_first_lists_of_all_kinds() {
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(KINDS);
         assert_eq!(pending.batch().progress, Progress::Loading);
         pending.take(News::Listed(Kind::Service));
         pending.take(News::Listed(Kind::Node));
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_object_that_could_never_be_read_holds_back_completeness() {
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(KINDS);
         pending.take(News::Unreadable(Kind::Service, vec![Fault::new("broken")]));
         for kind in KINDS {
             pending.take(News::Listed(kind));

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::access::{Access, AccessError};
 use super::backoff::{Backoff, random, spread};
-use super::decode::{self, Event, Failure, Item};
+use super::decode::{self, Detail, Event, Failure, Item};
 use super::pending::News;
 use super::servers::{Server, is_of_api_servers};
 use super::told::Told;
@@ -55,25 +55,58 @@ pub struct Selection {
     path: &'static str,
     labels: Option<&'static str>,
     fields: Option<String>,
+    detail: Detail,
+    absence: Absence,
+}
+
+/// What it means that the API server does not know a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// That something is wrong: without it nothing is complete.
+    Trouble,
+    /// That there are no objects of it, until somebody installs its definition.
+    Empty,
 }
 
 impl Selection {
     /// What kube-proxy selects (`cmd/kube-proxy/app/server.go`): no Services of other proxies, no headless ones nor their
     /// slices, and the own Node alone.
-    pub fn of(kind: Kind, node: &str) -> Self {
-        let (path, labels, fields) = match kind {
-            Kind::Service => (
-                "/api/v1/services",
-                Some("!service.kubernetes.io/service-proxy-name"),
-                Some("spec.clusterIP!=None".to_owned()),
-            ),
-            Kind::EndpointSlice => {
-                ("/apis/discovery.k8s.io/v1/endpointslices", Some("!service.kubernetes.io/headless"), None)
-            }
-            Kind::Node => ("/api/v1/nodes", None, Some(format!("metadata.name={node}"))),
-            Kind::Addresses(kind) => (path_of(kind), None, None),
+    pub fn of_node(node: &str) -> Vec<Self> {
+        let services = Self {
+            labels: Some("!service.kubernetes.io/service-proxy-name"),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+            ..Self::all(Kind::Service)
         };
-        Self { kind, path, labels, fields }
+        let slices = Self { labels: Some("!service.kubernetes.io/headless"), ..Self::all(Kind::EndpointSlice) };
+        let node = Self { fields: Some(format!("metadata.name={node}")), ..Self::all(Kind::Node) };
+        vec![services, slices, node]
+    }
+
+    /// What addresses depend on: all Services, as one reads them who writes them, and everything that pools are configured with.
+    /// All of it may be absent but the pools, without which nobody could say to whom an address belongs.
+    pub fn of_addresses() -> Vec<Self> {
+        let services = Self { detail: Detail::Written, ..Self::all(Kind::Service) };
+        let configuration = culvert_pools::Kind::ALL.into_iter().map(|kind| {
+            let needed = matches!(kind, culvert_pools::Kind::IpAddressPool | culvert_pools::Kind::Namespace);
+            let absence = if needed { Absence::Trouble } else { Absence::Empty };
+            Self { absence, ..Self::all(Kind::Addresses(kind)) }
+        });
+        std::iter::once(services).chain(configuration).collect()
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn all(kind: Kind) -> Self {
+        let path = match kind {
+            Kind::Service => "/api/v1/services",
+            Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
+            Kind::Node => "/api/v1/nodes",
+            Kind::Addresses(kind) => path_of(kind),
+        };
+        Self { kind, path, labels: None, fields: None, detail: Detail::Read, absence: Absence::Trouble }
     }
 
     fn watch(&self, initial: bool) -> WatchParams {
@@ -205,6 +238,9 @@ impl Reflector {
     async fn session(&mut self) -> Result<(), Ended> {
         let (server, client) = self.access.client().await?;
         let result = self.ask(&server, &client).await;
+        if matches!(&result, Err(Ended::Refused(Failure { code: 404, .. }))) {
+            self.absent().await?;
+        }
         match &result {
             Err(Ended::Unreachable(reason)) => {
                 let all = self.access.failed(&server);
@@ -243,7 +279,7 @@ impl Reflector {
             let request = request(Request::new(self.selection.path).list(&self.selection.list(next.take())))?;
             let text = answer(client.request_text(request)).await?;
             self.reached(server).await?;
-            let page = decode::page(self.selection.kind, &text)
+            let page = decode::page(self.selection.kind, self.selection.detail, &text)
                 .map_err(|error| Ended::Unreachable(format!("{}: an answer that is no list: {error}", server.url)))?;
             drop(text);
             if page.nameless > 0 {
@@ -309,7 +345,7 @@ impl Reflector {
             if !line.ends_with('\n') {
                 continue;
             }
-            let event = match decode::event(self.selection.kind, &line) {
+            let event = match decode::event(self.selection.kind, self.selection.detail, &line) {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::warn!(kind = self.selection.kind.name(), %error, "an event that cannot be read is passed over");
@@ -395,6 +431,15 @@ impl Reflector {
         Ok(())
     }
 
+    /// The server does not know the kind. What was told of it stays: with a definition its objects go one by one, before it.
+    async fn absent(&mut self) -> Result<(), Ended> {
+        if self.listed || self.selection.absence == Absence::Trouble {
+            return Ok(());
+        }
+        self.listed = true;
+        self.send(News::Listed(self.selection.kind)).await
+    }
+
     async fn tell(&mut self, change: Option<Change>) -> Result<(), Ended> {
         if let Some(change) = change {
             if let Change::Remove(Id { kind: Kind::EndpointSlice, key }) = &change
@@ -459,7 +504,7 @@ mod tests {
     fn reflector() -> (Reflector, Receiver<News>) {
         let (news, heard) = mpsc::channel(100);
         let access = Arc::new(Access::new(Settings::default()));
-        (Reflector::new(Selection::of(Kind::Service, "n1"), access, news), heard)
+        (Reflector::new(Selection::of_node("n1").remove(0), access, news), heard)
     }
 
     /// Lines of a watch: `NAME=VERSION`, `-NAME=VERSION`, `@VERSION` for a bookmark, `@@VERSION` for the one that ends a list, all
@@ -556,6 +601,21 @@ mod tests {
             let refusal = format!(r#"{{"type":"ERROR","object":{{"kind":"Status","code":{code},"message":"no"}}}}"#);
             let (told, ended) = follow(&mut reflector, &mut heard, lines(&[&refusal]), true).await;
             assert_eq!((told.len(), ended.as_str()), (0, expected), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_installed_has_no_objects_but_pools_that_are_missing_are_not_said_to_be_none() {
+        for selection in Selection::of_addresses().into_iter().chain(Selection::of_node("n1")) {
+            let (news, mut heard) = mpsc::channel(100);
+            let kind = selection.kind();
+            let mut reflector = Reflector::new(selection, Arc::new(Access::new(Settings::default())), news);
+            reflector.absent().await.unwrap();
+            reflector.absent().await.unwrap();
+            let told = heard.try_recv().is_ok();
+            let optional = matches!(kind, Kind::Addresses(kind) if !matches!(kind, culvert_pools::Kind::IpAddressPool | culvert_pools::Kind::Namespace));
+            assert_eq!(told, optional, "{kind:?}");
+            assert!(heard.try_recv().is_err(), "said twice");
         }
     }
 
