@@ -5,10 +5,14 @@ mod agent;
 mod cli;
 mod client;
 mod config_check;
+mod controller;
+mod http;
+mod logging;
 mod node_setup;
 mod objects;
 mod output;
 mod plan;
+mod signals;
 mod takeover;
 
 use std::process::ExitCode;
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Config(ConfigCommand::Check(args)) => config_check::run(&args),
         Command::Agent(args) => agent::run(&args),
+        Command::Controller(args) => controller::run(&args),
         Command::Status(args) => client::status(&args),
         Command::Services(args) => client::services(&args),
         Command::Backends(args) => client::backends(&args),

@@ -55,6 +55,19 @@ impl Kind {
         }
     }
 
+    /// The word in the API server's paths.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::IpAddressPool => "ipaddresspools",
+            Self::L2Advertisement => "l2advertisements",
+            Self::BgpAdvertisement => "bgpadvertisements",
+            Self::Community => "communities",
+            Self::BgpPeer => "bgppeers",
+            Self::BfdProfile => "bfdprofiles",
+            Self::Namespace => "namespaces",
+        }
+    }
+
     /// The kind of `apiVersion` and `kind`.
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         let found = Self::ALL.into_iter().find(|found| found.name() == kind)?;

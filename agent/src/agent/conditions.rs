@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use culvert_api::plan::{Problem, ServiceKey, ServicePlan};
 use culvert_source::Fault;
-use culvert_source::events::{Condition, Events, Involved, Scope, Topic};
+use culvert_source::events::{Condition, Events, Involved, Scope, Topic, Weight};
 
 /// The plan of a Service; `None` if it is gone.
 pub fn of_plan(events: &Events, service: &ServiceKey, plan: Option<&ServicePlan>) {
@@ -19,7 +19,14 @@ fn of_problem(problem: &Problem) -> Option<Condition> {
     let Problem { reason, message, field, object } = problem;
     let object = Involved::parse(object)?;
     let note = format!("{field}: {message}");
-    Some(Condition { object, reason: reason.clone(), action: "Plan", note, scope: Scope::Cluster })
+    Some(Condition {
+        object,
+        reason: reason.clone(),
+        action: "Plan",
+        note,
+        scope: Scope::Cluster,
+        weight: Weight::Warning,
+    })
 }
 
 /// Why a Service is not in the kernel; `None` if it is.
@@ -33,6 +40,7 @@ pub fn of_kernel(events: &Events, service: &ServiceKey, failure: Option<&str>) {
         action: "Program",
         note: format!("the last good state stays in force, and it is tried again: {failure}"),
         scope: Scope::Node,
+        weight: Weight::Warning,
     });
     events.set(&Topic::Kernel(service.clone()), condition.into_iter().collect());
 }
@@ -52,6 +60,7 @@ pub fn of_health_check(events: &Events, node: &str, service: &ServiceKey, addres
             address.port()
         ),
         scope: Scope::Node,
+        weight: Weight::Warning,
     });
     events.set(&Topic::HealthCheck(service.clone(), address), condition.into_iter().collect());
 }
@@ -71,5 +80,12 @@ fn of_fault(fault: &Fault) -> Option<Condition> {
     let object = Involved::parse(fault.object.as_deref()?)?;
     let field = fault.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
     let note = format!("the last good state stays in force: {field}{}", fault.message);
-    Some(Condition { object, reason: "Unreadable".to_owned(), action: "Read", note, scope: Scope::Cluster })
+    Some(Condition {
+        object,
+        reason: "Unreadable".to_owned(),
+        action: "Read",
+        note,
+        scope: Scope::Cluster,
+        weight: Weight::Warning,
+    })
 }

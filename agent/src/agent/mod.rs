@@ -8,8 +8,6 @@ mod differences;
 mod gaps;
 mod giver;
 mod health;
-mod http;
-mod logging;
 mod metrics;
 mod record;
 mod samples;
@@ -18,7 +16,7 @@ mod views;
 
 use std::future::IntoFuture;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -32,12 +30,11 @@ use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
 use culvert_dataplane::{Dataplane, Options};
 use culvert_source::Batch;
-use culvert_source::events::Events;
+use culvert_source::events::{Events, Reporter};
 use culvert_source::kube::{self, Access, Settings};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Handle};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use self::api::Api;
 use self::core::{Core, Facts, Parts, Question, now};
@@ -47,13 +44,12 @@ use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
 use crate::cli::{AgentArgs, SocketModeArg, Source};
 use crate::output::Done;
+use crate::{http, logging, signals};
 
 /// Questions that may wait for the main loop.
 const QUESTIONS: usize = 16;
 /// Samples that may wait for a slow reader.
 const SAMPLES: usize = 1024;
-/// How long the main loop may take to notice that the agent is to end.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until a signal ends it.
 pub fn run(args: &AgentArgs) -> Result<Done> {
@@ -62,12 +58,12 @@ pub fn run(args: &AgentArgs) -> Result<Done> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node, "starting");
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start")?;
     // Signals are heard from the start: waiting for another agent to end can be ended too.
-    let stopped = stop(runtime.handle());
+    let stopped = signals::stop(runtime.handle());
     let agent = agent(args, node);
     let done = runtime.block_on(async {
         tokio::select! {
             result = agent => result,
-            signal = wait(stopped) => {
+            signal = signals::wait(stopped) => {
                 tracing::info!(signal, "ending; what is in the kernel stays");
                 Ok(Done::Well)
             }
@@ -76,32 +72,6 @@ pub fn run(args: &AgentArgs) -> Result<Done> {
     runtime.shutdown_background();
     let _ = std::fs::remove_file(&args.api.api_socket);
     done
-}
-
-/// The word of the signal that ends the agent. Should the main loop be busy then, it is left as a crash would leave it:
-/// that must be safe anyway.
-fn stop(runtime: &Handle) -> watch::Receiver<Option<&'static str>> {
-    let (sender, receiver) = watch::channel(None);
-    runtime.spawn(async move {
-        let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-        let Ok((mut term, mut interrupt)) = signals else { return };
-        let name = tokio::select! {
-            _ = term.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        sender.send_replace(Some(name));
-        tokio::time::sleep(GRACE).await;
-        std::process::exit(0);
-    });
-    receiver
-}
-
-async fn wait(mut stopped: watch::Receiver<Option<&'static str>>) -> &'static str {
-    match stopped.wait_for(Option::is_some).await.map(|word| *word) {
-        Ok(Some(word)) => word,
-        // No signals can be heard; then none ends the agent this way.
-        _ => std::future::pending().await,
-    }
 }
 
 async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
@@ -197,7 +167,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::
                 state: Some(args.state_dir.clone()),
             };
             let access = Arc::new(Access::new(settings));
-            Ok((kube::watch(&access, node), Events::start(access, node)))
+            Ok((kube::watch(&access, node), Events::start(access, Reporter::agent(node))))
         }
     }
 }
@@ -254,7 +224,7 @@ async fn scrape(State((metrics, questions, store)): State<Sources>) -> Response 
     let status = views::whole_status(&questions, &store, false).await;
     let status = status.and_then(|status| status.map_err(|error| tracing::warn!(%error, "metrics")).ok());
     match metrics.text(status) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, http::OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 
 use super::conditions::of_health_check;
 use super::health::{HEADERS, Health, code};
-use super::http;
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -123,7 +122,7 @@ impl Server {
                 let (service, address) = (self.answer.service.clone(), SocketAddr::new(*address, self.port));
                 let told = (teller.clone(), service.clone());
                 let tell = move |failure: Option<&io::Error>| told.0.tell(&told.1, address, failure);
-                let task = runtime.spawn(http::serve_and_tell(what, address, router, tell));
+                let task = runtime.spawn(crate::http::serve_and_tell(what, address, router, tell));
                 Listener { task, teller: teller.clone(), service, address }
             });
         }

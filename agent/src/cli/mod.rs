@@ -1,6 +1,7 @@
 //! The command line, from which help, manual pages and completions are made.
 #![allow(clippy::doc_markdown)] // what clap prints is plain text
 
+mod controller;
 mod node_setup;
 mod parse;
 
@@ -20,6 +21,7 @@ use culvert_source::Rules;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::controller::ControllerArgs;
 pub use self::node_setup::{NodeSetupArgs, Step as SetupStep};
 use self::parse::{limit, limit_field, node_port_addresses, port_range, protocol, source};
 
@@ -60,6 +62,12 @@ pub enum Command {
     /// folder's pools. What it has programmed works on when it ends, however it ends; a second agent of a
     /// node waits until the first has ended.
     Agent(Box<AgentArgs>),
+    /// Give addresses to a cluster's Services of type LoadBalancer
+    ///
+    /// Reads MetalLB's resources (IPAddressPool and those beside it) and the Services from the API server, and writes the addresses into
+    /// the Services' status; docs/ADDRESSES.md has the rules. Needs no node and no privileges: it runs as a Deployment. Of several, one
+    /// writes: the holder of a Lease. Agents whose source is a folder do without it.
+    Controller(Box<ControllerArgs>),
     /// Say whether the agent and the node's dataplane are well
     ///
     /// Exits with 3 if not, and with 1 if there is no agent to ask.
@@ -226,7 +234,7 @@ pub struct AgentArgs {
     pub trace_datapath: bool,
 }
 
-/// Where the API server is, for the source `kube`.
+/// Where the API server is.
 #[derive(Clone, Debug, Args)]
 pub struct KubeArgs {
     /// API servers, tried in this order, such as https://10.0.0.1:6443; by default the kubeconfig's, or the one that

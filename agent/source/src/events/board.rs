@@ -6,12 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::{Condition, Scope, Topic};
+use super::{Condition, Rate, Scope, Topic};
 
-/// Events that may be written at once...
-const BURST: f64 = 10.0;
-/// ... and how long it takes until one more may be.
-const REFILL: Duration = Duration::from_secs(2);
 /// Conditions that are kept in mind; more are not told of.
 const CAPACITY: usize = 1_000;
 /// Every node sees a condition of the cluster. Whoever comes later finds the event there.
@@ -30,6 +26,7 @@ const RETRY: Duration = Duration::from_secs(10);
 pub struct Board {
     topics: HashMap<Topic, HashSet<Condition>>,
     posts: HashMap<Condition, State>,
+    rate: Rate,
     tokens: f64,
     filled: Instant,
 }
@@ -72,8 +69,8 @@ pub enum Outcome {
 
 impl Board {
     /// Nothing is so.
-    pub fn new(now: Instant) -> Self {
-        Self { topics: HashMap::new(), posts: HashMap::new(), tokens: BURST, filled: now }
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        Self { topics: HashMap::new(), posts: HashMap::new(), rate, tokens: f64::from(rate.burst), filled: now }
     }
 
     /// Replaces all conditions of a topic. `random` is any number. `true` if there may be something to write.
@@ -96,8 +93,30 @@ impl Board {
         news
     }
 
-    fn begin(&mut self, condition: &Condition, now: Instant, random: u64) -> bool {
+    /// Takes note of something that happened, which does not last.
+    pub fn tell(&mut self, happened: Condition, now: Instant) {
+        self.sweep(now);
+        if let Some(state) = self.posts.get_mut(&happened) {
+            state.count = state.count.saturating_add(1);
+            state.ended_at = now;
+            // What has not been told of yet waits no longer for that.
+            if state.written > 0 {
+                state.due = now.max(state.written_at + SERIES);
+            }
+        } else if self.posts.len() < CAPACITY {
+            let state = State { topics: 0, count: 1, written: 0, due: now, written_at: now, ended_at: now };
+            self.posts.insert(happened, state);
+        } else {
+            tracing::debug!(reason = happened.reason, note = happened.note, "too many at once: no event");
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
         self.posts.retain(|_, state| state.topics > 0 || now < state.ended_at + FORGET);
+    }
+
+    fn begin(&mut self, condition: &Condition, now: Instant, random: u64) -> bool {
+        self.sweep(now);
         if let Some(state) = self.posts.get_mut(condition) {
             state.topics += 1;
             if state.topics == 1 {
@@ -132,8 +151,8 @@ impl Board {
 
     /// What to write now, if anything; it is to be followed by [`Board::done`].
     pub fn take(&mut self, now: Instant) -> Option<Post> {
-        let filled = now.saturating_duration_since(self.filled).as_secs_f64() / REFILL.as_secs_f64();
-        self.tokens = (self.tokens + filled).min(BURST);
+        let filled = now.saturating_duration_since(self.filled).as_secs_f64() / self.rate.refill.as_secs_f64();
+        self.tokens = (self.tokens + filled).min(f64::from(self.rate.burst));
         self.filled = now;
         if self.tokens < 1.0 {
             return None;
@@ -148,7 +167,7 @@ impl Board {
     /// When there is something to write next.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let due = self.waiting().map(|(_, state)| state.due).min()?;
-        let token = if self.tokens < 1.0 { self.filled + REFILL } else { now };
+        let token = if self.tokens < 1.0 { self.filled + self.rate.refill } else { now };
         Some(due.max(token))
     }
 
@@ -174,12 +193,19 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Involved;
+    use super::super::{Involved, Reporter, Weight};
     use super::*;
 
     fn condition(note: &str, scope: Scope) -> Condition {
         let object = Involved { kind: "Service".into(), namespace: "shop".into(), name: "web".into() };
-        Condition { object, reason: "Reason".into(), action: "Program", note: note.into(), scope }
+        Condition {
+            object,
+            reason: "Reason".into(),
+            action: "Program",
+            note: note.into(),
+            scope,
+            weight: Weight::Warning,
+        }
     }
 
     fn topic(name: &str) -> Topic {
@@ -194,7 +220,7 @@ mod tests {
     impl Run {
         fn new() -> Self {
             let start = Instant::now();
-            Self { board: Board::new(start), start }
+            Self { board: Board::new(Reporter::agent("n1").rate, start), start }
         }
 
         fn at(&self, seconds: u64) -> Instant {
@@ -262,6 +288,27 @@ mod tests {
         run.set(&[], 0);
         assert!(run.written(0).is_empty());
         assert_eq!(run.board.next(run.at(0)), None);
+    }
+
+    #[test]
+    fn what_happened_is_told_of_once_and_what_happens_again_as_a_series() {
+        let mut run = Run::new();
+        let tell = |run: &mut Run, seconds| {
+            let now = run.at(seconds);
+            run.board.tell(condition("a", Scope::Node), now);
+        };
+        tell(&mut run, 0);
+        assert_eq!(run.written(0), once("a"));
+        assert!(run.written(65 * 60).is_empty());
+        for seconds in [5000, 5001, 5002] {
+            tell(&mut run, seconds);
+        }
+        // Long ago it was the last time; now it is a new one.
+        assert_eq!(run.written(5002), [("a".to_owned(), 3)]);
+        tell(&mut run, 5010);
+        assert!(run.written(5011).is_empty());
+        assert_eq!(run.written(5062), [("a".to_owned(), 4)]);
+        assert_eq!(run.board.next(run.at(5062)), None);
     }
 
     #[test]

@@ -32,7 +32,51 @@ pub enum Topic {
     Source(String),
 }
 
-/// Something that is so, and is wrong.
+/// Who writes events.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    /// `reportingController`.
+    pub controller: &'static str,
+    /// `reportingInstance`: a node's name, or a pod's.
+    pub instance: String,
+    /// How many may be written.
+    pub rate: Rate,
+}
+
+/// How many events may be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// At once...
+    pub burst: u32,
+    /// ... and how long it takes until one more may be.
+    pub refill: Duration,
+}
+
+impl Reporter {
+    /// The agent of a node: there are many of them.
+    pub fn agent(node: &str) -> Self {
+        let rate = Rate { burst: 10, refill: Duration::from_secs(2) };
+        Self { controller: "culvert.dev/agent", instance: node.to_owned(), rate }
+    }
+
+    /// The controller: there is one that leads.
+    pub fn controller(instance: &str) -> Self {
+        let rate = Rate { burst: 100, refill: Duration::from_millis(100) };
+        Self { controller: "culvert.dev/controller", instance: instance.to_owned(), rate }
+    }
+}
+
+/// The type of an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Weight {
+    /// Something happened.
+    Normal,
+    /// Something is wrong.
+    #[default]
+    Warning,
+}
+
+/// Something that is so, and is wrong; or that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// The object that shows it.
@@ -45,6 +89,8 @@ pub struct Condition {
     pub note: String,
     /// Who sees it.
     pub scope: Scope,
+    /// The event's type.
+    pub weight: Weight,
 }
 
 /// Who sees a condition.
@@ -59,7 +105,7 @@ pub enum Scope {
 /// The object of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Involved {
-    /// `Service`, `EndpointSlice` or `Node`.
+    /// `Service`, `EndpointSlice`, `Node`, or one of MetalLB's kinds.
     pub kind: String,
     /// Empty for a Node.
     pub namespace: String,
@@ -98,10 +144,11 @@ struct Shared {
 }
 
 impl Events {
-    /// Starts the task that writes the events of a node, on the current runtime.
-    pub fn start(access: Arc<Access>, node: &str) -> Self {
-        let shared = Arc::new(Shared { board: Mutex::new(Board::new(Instant::now())), news: Notify::new() });
-        tokio::spawn(run(Arc::clone(&shared), access, node.to_owned()));
+    /// Starts the task that writes somebody's events, on the current runtime.
+    pub fn start(access: Arc<Access>, reporter: Reporter) -> Self {
+        let board = Board::new(reporter.rate, Instant::now());
+        let shared = Arc::new(Shared { board: Mutex::new(board), news: Notify::new() });
+        tokio::spawn(run(Arc::clone(&shared), access, reporter));
         Self(Some(shared))
     }
 
@@ -122,6 +169,13 @@ impl Events {
             shared.news.notify_one();
         }
     }
+
+    /// Tells of something that happened, once. The same again within some minutes is told of as a series.
+    pub fn tell(&self, happened: Condition) {
+        let Some(shared) = &self.0 else { return };
+        shared.lock().tell(happened, Instant::now());
+        shared.news.notify_one();
+    }
 }
 
 impl Shared {
@@ -131,12 +185,12 @@ impl Shared {
     }
 }
 
-async fn run(shared: Arc<Shared>, access: Arc<Access>, node: String) {
+async fn run(shared: Arc<Shared>, access: Arc<Access>, reporter: Reporter) {
     loop {
         let now = Instant::now();
         let taken = shared.lock().take(now);
         if let Some(post) = taken {
-            let outcome = attempt(&access, &node, &post).await;
+            let outcome = attempt(&access, &reporter, &post).await;
             shared.lock().done(&post, outcome, Instant::now());
             continue;
         }
@@ -154,7 +208,7 @@ async fn run(shared: Arc<Shared>, access: Arc<Access>, node: String) {
     }
 }
 
-async fn attempt(access: &Access, node: &str, post: &Post) -> Outcome {
+async fn attempt(access: &Access, reporter: &Reporter, post: &Post) -> Outcome {
     let (_, client) = match access.client().await {
         Ok(found) => found,
         Err(error) => {
@@ -162,7 +216,7 @@ async fn attempt(access: &Access, node: &str, post: &Post) -> Outcome {
             return Outcome::Failed;
         }
     };
-    match timeout(ANSWER, write::write(&client, node, post, Timestamp::now())).await {
+    match timeout(ANSWER, write::write(&client, reporter, post, Timestamp::now())).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => {
             tracing::debug!(object = %post.condition.object, %error, "an event could not be written");

@@ -11,31 +11,29 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::board::{Outcome, Post};
-use super::{Condition, Involved, Scope};
+use super::{Condition, Involved, Reporter, Scope, Weight};
 
-/// Who reports.
-const CONTROLLER: &str = "culvert.dev/agent";
 /// Bytes of a note (`pkg/apis/core/validation/events.go`).
 const NOTE: usize = 1024;
 /// Bytes of an object's name that go into its event's.
 const NAME: usize = 200;
 
-/// Writes a post from a node.
+/// Writes a post.
 ///
 /// # Errors
 /// When the server could not be asked; everything that it answers is an [`Outcome`].
-pub async fn write(client: &Client, node: &str, post: &Post, now: Timestamp) -> Result<Outcome, Error> {
+pub async fn write(client: &Client, reporter: &Reporter, post: &Post, now: Timestamp) -> Result<Outcome, Error> {
     let Condition { object, .. } = &post.condition;
     let Some(place) = Place::of(object) else { return Ok(Outcome::Dropped) };
     // An event is shown beside its object by uid, and an object that is gone needs none.
     let Some(uid) = settled(uid(client, &place, object).await)? else { return Ok(Outcome::Dropped) };
-    let name = name(&post.condition, node, &uid);
+    let name = name(&post.condition, &reporter.instance, &uid);
     let events = Request::new(format!("/apis/events.k8s.io/v1/namespaces/{}/events", place.events_in));
     // One that is forgotten by now is written anew.
     if post.count > 1 && settled(count(client, &events, &name, post.count, now).await)?.is_some() {
         return Ok(Outcome::Written);
     }
-    let event = event(&post.condition, &place, node, &name, &uid, now);
+    let event = event(&post.condition, &place, reporter, &name, &uid, now);
     let body = serde_json::to_vec(&event).map_err(Error::SerdeError)?;
     let request = events.create(&PostParams::default(), body).map_err(Error::BuildRequest)?;
     match client.request_text(request).await {
@@ -60,6 +58,10 @@ struct Place {
 impl Place {
     fn of(object: &Involved) -> Option<Self> {
         let Involved { kind, namespace, name: _ } = object;
+        let of_metallb = |kind: culvert_pools::Kind| {
+            let version = kind.api_versions()[0];
+            (version, format!("/apis/{version}/namespaces/{namespace}/{}", kind.plural()))
+        };
         let (api_version, path) = match kind.as_str() {
             "Service" => ("v1", format!("/api/v1/namespaces/{namespace}/services")),
             "EndpointSlice" => {
@@ -69,7 +71,11 @@ impl Place {
             "Node" => {
                 return Some(Self { api_version: "v1", path: "/api/v1/nodes".into(), events_in: "default".into() });
             }
-            _ => return None,
+            kind => {
+                let kind =
+                    culvert_pools::Kind::ALL.into_iter().find(|one| one.name() == kind && one.is_namespaced())?;
+                of_metallb(kind)
+            }
         };
         Some(Self { api_version, path, events_in: namespace.clone() })
     }
@@ -116,7 +122,7 @@ fn is_final(code: u16) -> bool {
 /// The same for the same condition, so that nodes that see it together write one event; another one for a new object of
 /// the same name.
 fn name(condition: &Condition, node: &str, uid: &str) -> String {
-    let Condition { object, reason, action: _, note, scope } = condition;
+    let Condition { object, reason, action: _, note, scope, weight: _ } = condition;
     let mut hasher = DefaultHasher::new();
     (uid, reason, note).hash(&mut hasher);
     if *scope == Scope::Node {
@@ -126,19 +132,23 @@ fn name(condition: &Condition, node: &str, uid: &str) -> String {
     format!("{prefix}.{:016x}", hasher.finish())
 }
 
-fn event(condition: &Condition, place: &Place, node: &str, name: &str, uid: &str, now: Timestamp) -> Value {
-    let Condition { object, reason, action, note, scope: _ } = condition;
+fn event(condition: &Condition, place: &Place, reporter: &Reporter, name: &str, uid: &str, now: Timestamp) -> Value {
+    let Condition { object, reason, action, note, scope: _, weight } = condition;
+    let weight = match weight {
+        Weight::Normal => "Normal",
+        Weight::Warning => "Warning",
+    };
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": name, "namespace": place.events_in},
         "eventTime": micro(now),
-        "type": "Warning",
+        "type": weight,
         "reason": reason,
         "action": action,
         "note": cut(note, NOTE),
-        "reportingController": CONTROLLER,
-        "reportingInstance": cut(node, 128),
+        "reportingController": reporter.controller,
+        "reportingInstance": cut(&reporter.instance, 128),
         "regarding": {
             "apiVersion": place.api_version,
             "kind": object.kind,
@@ -164,7 +174,14 @@ mod tests {
 
     fn condition(scope: Scope) -> Condition {
         let object = Involved { kind: "Service".into(), namespace: "shop".into(), name: "web".into() };
-        Condition { object, reason: "ConflictAddress".into(), action: "Program", note: "n".into(), scope }
+        Condition {
+            object,
+            reason: "ConflictAddress".into(),
+            action: "Program",
+            note: "n".into(),
+            scope,
+            weight: Weight::Warning,
+        }
     }
 
     #[test]

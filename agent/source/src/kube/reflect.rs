@@ -52,7 +52,7 @@ const HASTY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Selection {
     kind: Kind,
-    path: &'static str,
+    path: String,
     labels: Option<&'static str>,
     fields: Option<String>,
     detail: Detail,
@@ -101,10 +101,11 @@ impl Selection {
 
     fn all(kind: Kind) -> Self {
         let path = match kind {
-            Kind::Service => "/api/v1/services",
-            Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
-            Kind::Node => "/api/v1/nodes",
-            Kind::Addresses(kind) => path_of(kind),
+            Kind::Service => "/api/v1/services".to_owned(),
+            Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices".to_owned(),
+            Kind::Node => "/api/v1/nodes".to_owned(),
+            Kind::Addresses(culvert_pools::Kind::Namespace) => "/api/v1/namespaces".to_owned(),
+            Kind::Addresses(kind) => format!("/apis/{}/{}", kind.api_versions()[0], kind.plural()),
         };
         Self { kind, path, labels: None, fields: None, detail: Detail::Read, absence: Absence::Trouble }
     }
@@ -129,19 +130,6 @@ impl Selection {
             continue_token: page,
             ..ListParams::default()
         }
-    }
-}
-
-/// Where the API server has what addresses are configured with.
-fn path_of(kind: culvert_pools::Kind) -> &'static str {
-    match kind {
-        culvert_pools::Kind::IpAddressPool => "/apis/metallb.io/v1beta1/ipaddresspools",
-        culvert_pools::Kind::L2Advertisement => "/apis/metallb.io/v1beta1/l2advertisements",
-        culvert_pools::Kind::BgpAdvertisement => "/apis/metallb.io/v1beta1/bgpadvertisements",
-        culvert_pools::Kind::Community => "/apis/metallb.io/v1beta1/communities",
-        culvert_pools::Kind::BgpPeer => "/apis/metallb.io/v1beta2/bgppeers",
-        culvert_pools::Kind::BfdProfile => "/apis/metallb.io/v1beta1/bfdprofiles",
-        culvert_pools::Kind::Namespace => "/api/v1/namespaces",
     }
 }
 
@@ -276,7 +264,7 @@ impl Reflector {
         self.told.begin();
         let mut next = None;
         loop {
-            let request = request(Request::new(self.selection.path).list(&self.selection.list(next.take())))?;
+            let request = request(Request::new(&*self.selection.path).list(&self.selection.list(next.take())))?;
             let text = answer(client.request_text(request)).await?;
             self.reached(server).await?;
             let page = decode::page(self.selection.kind, self.selection.detail, &text)
@@ -303,7 +291,7 @@ impl Reflector {
         let params = self.selection.watch(initial);
         // Without a version: the list as it is now.
         let request =
-            request(Request::new(self.selection.path).watch(&params, version.as_deref().unwrap_or_default()))?;
+            request(Request::new(&*self.selection.path).watch(&params, version.as_deref().unwrap_or_default()))?;
         let stream = match answer(client.request_stream(request)).await {
             Err(Ended::Refused(failure)) => return Err(self.refused(failure, initial)),
             other => other?,

@@ -14,6 +14,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// The media type of metrics.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Serves for ever. What cannot be bound is said once for each different reason.
 pub async fn serve(what: String, address: SocketAddr, router: Router) {
     serve_and_tell(what, address, router, |_| ()).await;

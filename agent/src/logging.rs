@@ -1,4 +1,4 @@
-//! The agent's log: to stderr, as text or as JSON.
+//! The log of the agent and of the controller: to stderr, as text or as JSON.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub fn start(format: LogFormat, filter: &str) -> Result<()> {
     // The client of the API server calls each answer that is no success an error; what matters of that is said where it is known.
     let quiet = if filter.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::try_new(format!("{filter}{quiet}"))?;
-    // Errors of the log itself go nowhere: a closed stderr must not end the agent.
+    // Errors of the log itself go nowhere: a closed stderr must not end anybody.
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),

@@ -1,0 +1,583 @@
+//! What is known, what was decided, and what is left to write. Pure.
+//!
+//! ```text
+//! source's changes ─┬─► resources ─► configuration: the last valid one ─┐
+//!                   └─► Services ── whose are they? ── ours ──► allocator ─► decisions ─► pending: Services to look at
+//!                          ▲                                                                │
+//!                          └── answers of the API server ◄── patches ◄── what is / what should be ──┘
+//! ```
+//!
+//! - Nothing is decided before everything was delivered once: nobody gets what an object still to come may hold.
+//! - A Service's status when it is first seen is what it holds. From then on every state that it takes must be one that was written
+//!   here; another one is another writer's, and the Service is left alone until that has gone.
+//! - A Service that has an address of none of the pools, and no mark of a controller of addresses, is somebody else's from the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+
+use culvert_model::objects::{LoadBalancerIngress, Service};
+use culvert_model::{ServiceKey, parse_address};
+use culvert_pools::{Allocator, Config, Decision, Finding, PoolStatus, Resource, Resources, Settings, StatusIs};
+use culvert_source::{Change, Id, Kind, Object};
+use serde_json::Value;
+
+use super::patch::{self, Should, has_finalizer, ingress, ingress_of, is_marked, same};
+use crate::objects::service_key;
+
+/// What the controller is told besides the objects.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// The `loadBalancerClass` that is ours; `None` = Services without one.
+    pub class: Option<String>,
+    /// Namespaces whose resources make the configuration.
+    pub config_namespaces: BTreeSet<String>,
+}
+
+/// Something that its user is told of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Which Service.
+    pub service: ServiceKey,
+    /// The event's reason.
+    pub reason: &'static str,
+    /// Whether the event's type is `Warning`; else it is `Normal`.
+    pub warning: bool,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A patch of a Service's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// Which Service.
+    pub service: ServiceKey,
+    /// The merge patch.
+    pub patch: Value,
+}
+
+/// The state of the controller while it leads.
+#[derive(Debug)]
+pub struct Desk {
+    scope: Scope,
+    resources: Resources,
+    /// The resources are other ones than those that were compiled last.
+    dirty: bool,
+    config: Option<Arc<Config>>,
+    findings: Vec<Finding>,
+    complete: bool,
+    allocator: Allocator,
+    services: BTreeMap<ServiceKey, Seen>,
+    /// Services of which it is not decided whose they are.
+    unsettled: BTreeSet<ServiceKey>,
+    /// Services that may have to be written.
+    pending: BTreeSet<ServiceKey>,
+    /// Services that are being written.
+    busy: BTreeSet<ServiceKey>,
+    /// Pools whose status is to be written, by namespace and name.
+    pools: BTreeMap<(String, String), PoolStatus>,
+    notices: Vec<Notice>,
+}
+
+/// A Service.
+#[derive(Debug)]
+struct Seen {
+    service: Arc<Service>,
+    stand: Stand,
+    /// States of its status that are not another writer's.
+    known: Vec<Vec<LoadBalancerIngress>>,
+    /// It was written.
+    touched: bool,
+}
+
+/// Whose a Service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    /// It asks for no address of ours, or it is not decided.
+    Open,
+    /// Ours.
+    Ours,
+    /// Its status was somebody else's when it was first seen.
+    Found,
+    /// Another writer changed its status.
+    Taken,
+}
+
+impl Desk {
+    /// Nothing is known.
+    pub fn new(scope: Scope) -> Self {
+        let allocator = Allocator::new(Settings { class: scope.class.clone(), status: StatusIs::Record });
+        Self {
+            scope,
+            resources: Resources::default(),
+            dirty: true,
+            config: None,
+            findings: Vec::new(),
+            complete: false,
+            allocator,
+            services: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            pending: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            pools: BTreeMap::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// Takes a change of the source.
+    pub fn take(&mut self, change: Change) {
+        match change {
+            Change::Upsert(Object::Service(service)) => self.see(service),
+            Change::Remove(Id { kind: Kind::Service, key }) => self.forget(&service_key(&key)),
+            Change::Upsert(Object::Addresses(Resource::Namespace(namespace))) => {
+                self.allocator.absorb(culvert_pools::Change::Namespace(namespace));
+            }
+            Change::Remove(Id { kind: Kind::Addresses(culvert_pools::Kind::Namespace), key }) => {
+                self.allocator.absorb(culvert_pools::Change::NamespaceGone(key.name.to_string()));
+            }
+            Change::Upsert(Object::Addresses(resource)) => {
+                if self.scope.config_namespaces.contains(&resource.metadata().namespace) {
+                    self.dirty |= self.resources.upsert(resource);
+                }
+            }
+            Change::Remove(Id { kind: Kind::Addresses(kind), key }) => {
+                self.dirty |= self.resources.remove(&culvert_pools::Id { kind, key });
+            }
+            Change::Upsert(Object::EndpointSlice(_) | Object::Node(_))
+            | Change::Remove(Id { kind: Kind::EndpointSlice | Kind::Node, .. }) => {}
+        }
+    }
+
+    /// Takes a Service as it is now, from the source or from an answer.
+    pub fn see(&mut self, service: Arc<Service>) {
+        let key = service.key();
+        if self.services.get(&key).is_some_and(|seen| seen.service.metadata.uid != service.metadata.uid) {
+            // Another one of the same name.
+            self.forget(&key);
+        }
+        let ours = self.asks_us(&service);
+        let now = ingress(&service);
+        self.pending.insert(key.clone());
+        let Some(seen) = self.services.get_mut(&key) else {
+            let seen = Seen { service, stand: Stand::Open, known: vec![now], touched: false };
+            self.services.insert(key.clone(), seen);
+            if ours {
+                self.unsettled.insert(key);
+            }
+            return;
+        };
+        if is_older(&service, &seen.service) {
+            return;
+        }
+        seen.service = Arc::clone(&service);
+        if !ours {
+            seen.known = vec![now];
+            let stand = mem::replace(&mut seen.stand, Stand::Open);
+            self.unsettled.remove(&key);
+            if matches!(stand, Stand::Ours | Stand::Taken) {
+                self.allocator.absorb(culvert_pools::Change::Service(service));
+            }
+            return;
+        }
+        let known = seen.known.iter().any(|known| same(known, &now));
+        match seen.stand {
+            Stand::Ours | Stand::Taken => {
+                self.allocator.absorb(culvert_pools::Change::Service(service));
+                let before = mem::replace(&mut seen.stand, if known { Stand::Ours } else { Stand::Taken });
+                if before == Stand::Ours && !known {
+                    let message =
+                        "another writer changed the addresses in its status: it is left alone until they are back";
+                    self.notices.push(warning(key, "StatusOverwritten", message));
+                }
+            }
+            Stand::Open | Stand::Found => {
+                seen.known = vec![now];
+                self.unsettled.insert(key);
+            }
+        }
+    }
+
+    /// A Service is not there any more.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        if self.services.remove(key).is_some() {
+            self.pending.remove(key);
+            self.unsettled.remove(key);
+            self.allocator.absorb(culvert_pools::Change::ServiceGone(key.clone()));
+        }
+    }
+
+    /// Decides about everything that was taken. `complete`: the source has delivered everything.
+    pub fn decide(&mut self, complete: bool) {
+        self.complete |= complete;
+        if !self.complete {
+            return;
+        }
+        self.configure();
+        let Some(config) = self.config.clone() else { return };
+        for key in mem::take(&mut self.unsettled) {
+            self.settle(key, &config);
+        }
+        let settled = self.allocator.settle();
+        for Decision { service, events, .. } in settled.decisions {
+            for event in events {
+                let (reason, warning) = (event.reason.name(), event.reason.is_warning());
+                self.notices.push(Notice { service: service.clone(), reason, warning, message: event.message });
+            }
+            self.pending.insert(service);
+        }
+        for (name, status) in settled.pools {
+            let (Some(status), Some(pool)) = (status, config.pools.get(&name)) else { continue };
+            self.pools.insert((pool.namespace.to_string(), name.to_string()), status);
+        }
+    }
+
+    /// The next Service to write. Until its answer is in, nothing more of it is written.
+    pub fn next(&mut self) -> Option<Work> {
+        loop {
+            let key = self.pending.difference(&self.busy).next()?.clone();
+            self.pending.remove(&key);
+            if let Some(patch) = self.patch(&key) {
+                self.busy.insert(key.clone());
+                return Some(Work { service: key, patch });
+            }
+        }
+    }
+
+    /// The answer to a write is in.
+    pub fn answered(&mut self, key: &ServiceKey) {
+        self.busy.remove(key);
+    }
+
+    /// A Service is to be looked at again.
+    pub fn again(&mut self, key: ServiceKey) {
+        self.pending.insert(key);
+    }
+
+    /// A write of a Service succeeded: this is its state now. What it was before is history.
+    pub fn wrote(&mut self, service: Arc<Service>) {
+        let key = service.key();
+        if let Some(seen) = self.services.get_mut(&key)
+            && seen.service.metadata.uid == service.metadata.uid
+            && !is_older(&service, &seen.service)
+        {
+            seen.known = vec![ingress(&service)];
+        }
+        self.see(service);
+    }
+
+    /// Pools whose status is to be written.
+    pub fn take_pools(&mut self) -> BTreeMap<(String, String), PoolStatus> {
+        mem::take(&mut self.pools)
+    }
+
+    /// What is to be told.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        mem::take(&mut self.notices)
+    }
+
+    /// How full the pools are.
+    pub fn usage(&self) -> BTreeMap<Arc<str>, PoolStatus> {
+        self.allocator.pools()
+    }
+
+    /// What is wrong with the configuration; the last good one is in force.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Whether anything can be said of the configuration.
+    pub fn is_checked(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether a configuration is in force.
+    pub fn is_configured(&self) -> bool {
+        self.config.is_some()
+    }
+
+    fn patch(&mut self, key: &ServiceKey) -> Option<Value> {
+        let should = self.should(key)?;
+        let seen = self.services.get_mut(key)?;
+        let patch = patch::patch(&seen.service, &should)?;
+        seen.touched = true;
+        // It may be seen before its answer is.
+        let becomes = ingress_of(&should);
+        if !seen.known.iter().any(|known| same(known, &becomes)) {
+            seen.known.push(becomes);
+        }
+        Some(patch)
+    }
+
+    /// What a Service's status should be; `None` if it is to be left alone.
+    fn should(&self, key: &ServiceKey) -> Option<Should> {
+        let seen = self.services.get(key)?;
+        let leaves = seen.service.spec.kind != "LoadBalancer" || seen.service.metadata.deletion_timestamp.is_some();
+        if leaves {
+            let written = seen.touched || (is_marked(&seen.service) && has_finalizer(&seen.service));
+            return written.then_some(Should::Nothing);
+        }
+        if seen.stand != Stand::Ours {
+            return None;
+        }
+        Some(self.allocator.assignment(key).map_or(Should::Nothing, |held| Should::Hold(held.clone())))
+    }
+
+    fn asks_us(&self, service: &Service) -> bool {
+        service.spec.kind == "LoadBalancer"
+            && service.metadata.deletion_timestamp.is_none()
+            && service.spec.load_balancer_class == self.scope.class
+    }
+
+    /// Decides whose a Service is that asks us.
+    fn settle(&mut self, key: ServiceKey, config: &Config) {
+        let Some(seen) = self.services.get_mut(&key) else { return };
+        let status = ingress(&seen.service);
+        let of_pools = |one: &LoadBalancerIngress| {
+            parse_address(&one.ip).is_some_and(|address| config.pools.values().any(|pool| pool.contains(address)))
+        };
+        if status.is_empty() || is_marked(&seen.service) || status.iter().any(of_pools) {
+            seen.stand = Stand::Ours;
+            self.allocator.absorb(culvert_pools::Change::Service(Arc::clone(&seen.service)));
+            self.pending.insert(key);
+        } else if mem::replace(&mut seen.stand, Stand::Found) != Stand::Found {
+            let message =
+                "its status lists what is of no pool, and another writer's: it is left alone until that has gone";
+            self.notices.push(warning(key, "StatusOfOthers", message));
+        }
+    }
+
+    /// Puts the resources in force, if they are valid together.
+    fn configure(&mut self) {
+        if !mem::take(&mut self.dirty) {
+            return;
+        }
+        match Config::new(&self.resources) {
+            Ok(config) => {
+                self.findings.clear();
+                let config = Arc::new(config);
+                self.config = Some(Arc::clone(&config));
+                self.allocator.absorb(culvert_pools::Change::Config(config));
+                // Their addresses may be of a pool now.
+                let found = self.services.iter().filter(|(_, seen)| seen.stand == Stand::Found);
+                self.unsettled.extend(found.map(|(key, _)| key.clone()));
+            }
+            Err(findings) => self.findings = findings,
+        }
+    }
+}
+
+fn warning(service: ServiceKey, reason: &'static str, message: &str) -> Notice {
+    Notice { service, reason, warning: true, message: message.to_owned() }
+}
+
+/// Whether a state was there before another. Versions of one object grow (KEP-5504).
+fn is_older(one: &Service, other: &Service) -> bool {
+    let version = |service: &Service| service.metadata.resource_version.parse::<u128>().ok();
+    matches!((version(one), version(other)), (Some(one), Some(other)) if one < other)
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_model::objects::ObjectMeta;
+    use culvert_pools::objects::{IpAddressPool, IpAddressPoolSpec};
+    use serde_json::json;
+
+    use super::*;
+
+    const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+
+    fn pool(name: &str, range: &str) -> Change {
+        let metadata =
+            ObjectMeta { name: name.to_owned(), namespace: "metallb-system".to_owned(), ..ObjectMeta::default() };
+        let spec = IpAddressPoolSpec { addresses: vec![range.to_owned()], ..IpAddressPoolSpec::default() };
+        Change::Upsert(Object::Addresses(Resource::IpAddressPool(Arc::new(IpAddressPool { metadata, spec }))))
+    }
+
+    fn parse(value: Value) -> Arc<Service> {
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    fn object(name: &str, version: u32, address: Option<&str>) -> Value {
+        let ingress: Vec<Value> = address.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+        let (annotations, finalizers) = match address {
+            Some(_) => (json!({"metallb.io/ip-allocated-from-pool": "main"}), json!([FINALIZER])),
+            None => (json!({}), json!([])),
+        };
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": version.to_string(),
+                "annotations": annotations, "finalizers": finalizers},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"]},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        })
+    }
+
+    fn service(name: &str, version: u32, address: Option<&str>) -> Arc<Service> {
+        parse(object(name, version, address))
+    }
+
+    fn upsert(service: Arc<Service>) -> Change {
+        Change::Upsert(Object::Service(service))
+    }
+
+    fn desk() -> Desk {
+        Desk::new(Scope { class: None, config_namespaces: BTreeSet::from(["metallb-system".to_owned()]) })
+    }
+
+    fn give(desk: &mut Desk, changes: impl IntoIterator<Item = Change>, complete: bool) -> Vec<String> {
+        changes.into_iter().for_each(|change| desk.take(change));
+        desk.decide(complete);
+        words(desk)
+    }
+
+    /// What is written: `NAME@VERSION ADDRESS`, `NAME@VERSION -` for none, `NAME@VERSION` for metadata alone.
+    fn words(desk: &mut Desk) -> Vec<String> {
+        let mut words = Vec::new();
+        while let Some(Work { service, patch }) = desk.next() {
+            let version = patch["metadata"]["resourceVersion"].as_str().unwrap();
+            let status = match patch.pointer("/status/loadBalancer/ingress").and_then(Value::as_array) {
+                None => String::new(),
+                Some(none) if none.is_empty() => " -".to_owned(),
+                Some(some) => format!(" {}", some[0]["ip"].as_str().unwrap()),
+            };
+            words.push(format!("{}@{version}{status}", service.name));
+            desk.answered(&service);
+        }
+        words
+    }
+
+    fn reasons(desk: &mut Desk) -> Vec<&'static str> {
+        desk.take_notices().iter().map(|notice| notice.reason).collect()
+    }
+
+    #[test]
+    fn nothing_is_written_before_everything_was_delivered() {
+        let mut desk = desk();
+        let main = pool("main", "192.0.2.1-192.0.2.9");
+        assert!(give(&mut desk, [main, upsert(service("a", 1, None))], false).is_empty());
+        // And this one holds what the other would have got.
+        assert_eq!(give(&mut desk, [upsert(service("b", 2, Some("192.0.2.1")))], true), ["a@1 192.0.2.2"]);
+        assert_eq!(reasons(&mut desk), ["IPAllocated"]);
+    }
+
+    #[test]
+    fn a_service_that_goes_is_let_go_even_before_anything_can_be_decided() {
+        let mut desk = desk();
+        let mut goes = object("a", 1, Some("192.0.2.1"));
+        goes["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
+        let mut cluster_ip = object("b", 1, None);
+        cluster_ip["spec"]["type"] = json!("ClusterIP");
+        // The finalizer is somebody else's: nothing says that it is ours.
+        let mut of_others = object("c", 1, None);
+        of_others["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
+        of_others["metadata"]["finalizers"] = json!([FINALIZER]);
+        let changes = [goes, cluster_ip, of_others].map(|object| upsert(parse(object)));
+        assert_eq!(give(&mut desk, changes, false), ["a@1 -"]);
+    }
+
+    #[test]
+    fn a_new_leader_keeps_every_address() {
+        let mut desk = desk();
+        let services = [("a", "192.0.2.7"), ("b", "192.0.2.3"), ("c", "192.0.2.9")];
+        let services = services.map(|(name, address)| upsert(service(name, 1, Some(address))));
+        assert!(give(&mut desk, std::iter::once(pool("main", "192.0.2.1-192.0.2.9")).chain(services), true).is_empty());
+        assert!(reasons(&mut desk).is_empty());
+    }
+
+    #[test]
+    fn what_was_written_is_known_whether_it_is_seen_before_its_answer_or_after() {
+        let mut desk = desk();
+        let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        assert!(give(&mut desk, [upsert(service("a", 2, Some("192.0.2.1")))], true).is_empty());
+        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        // An old state that is told late is no other writer's.
+        assert!(give(&mut desk, [upsert(service("a", 1, None))], true).is_empty());
+        assert_eq!(reasons(&mut desk), ["IPAllocated"]);
+    }
+
+    #[test]
+    fn what_another_writer_changes_is_left_alone_until_it_is_back() {
+        let mut desk = desk();
+        let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        reasons(&mut desk);
+        assert!(give(&mut desk, [upsert(service("a", 3, Some("203.0.113.1")))], true).is_empty());
+        assert_eq!(reasons(&mut desk), ["StatusOverwritten"]);
+        // Its address is not given to anybody else meanwhile, and it is told once.
+        let changes = [upsert(service("a", 4, None)), upsert(service("b", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["b@1 192.0.2.2"]);
+        assert_eq!(reasons(&mut desk), ["IPAllocated"]);
+        let mut back = object("a", 5, Some("192.0.2.1"));
+        back["metadata"]["finalizers"] = json!([]);
+        assert_eq!(give(&mut desk, [upsert(parse(back))], true), ["a@5"]);
+        // Deleted while it is another's: what is ours goes.
+        give(&mut desk, [upsert(service("a", 6, Some("203.0.113.1")))], true);
+        let mut goes = object("a", 7, Some("203.0.113.1"));
+        goes["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
+        assert_eq!(give(&mut desk, [upsert(parse(goes))], true), ["a@7 -"]);
+    }
+
+    #[test]
+    fn a_status_of_somebody_else_is_left_alone_and_keeps_no_address() {
+        let mut desk = desk();
+        let mut others = object("a", 1, Some("203.0.113.1"));
+        others["metadata"]["annotations"] = json!({});
+        others["metadata"]["finalizers"] = json!([]);
+        let changes = [pool("main", "192.0.2.1/32"), upsert(parse(others.clone())), upsert(service("b", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["b@1 192.0.2.1"]);
+        assert_eq!(reasons(&mut desk), ["StatusOfOthers", "IPAllocated"]);
+        // Told once.
+        others["metadata"]["resourceVersion"] = json!("2");
+        assert!(give(&mut desk, [upsert(parse(others))], true).is_empty() && reasons(&mut desk).is_empty());
+        // A pool comes that has its address, and it is ours.
+        assert_eq!(give(&mut desk, [pool("more", "203.0.113.0/24")], true), ["a@2"]);
+    }
+
+    #[test]
+    fn an_address_that_no_pool_has_any_more_is_replaced() {
+        let mut desk = desk();
+        let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, Some("203.0.113.1")))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        assert_eq!(reasons(&mut desk), ["ClearAssignment", "IPAllocated"]);
+    }
+
+    #[test]
+    fn a_type_that_changes_gives_the_address_up_and_gets_one_again() {
+        let mut desk = desk();
+        let changes = [pool("main", "192.0.2.1/32"), upsert(service("a", 1, None)), upsert(service("b", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        let mut other = object("a", 3, None);
+        other["spec"]["type"] = json!("ClusterIP");
+        other["metadata"]["finalizers"] = json!([FINALIZER]);
+        assert_eq!(give(&mut desk, [upsert(parse(other))], true), ["a@3", "b@1 192.0.2.1"]);
+        assert!(give(&mut desk, [upsert(service("a", 4, None))], true).is_empty());
+    }
+
+    #[test]
+    fn other_classes_and_namespaces_are_none_of_our_business() {
+        let mut desk = desk();
+        let mut class = object("a", 1, Some("192.0.2.1"));
+        class["spec"]["loadBalancerClass"] = json!("example.com/other");
+        let mut elsewhere = pool("elsewhere", "198.51.100.1/32");
+        if let Change::Upsert(Object::Addresses(resource)) = &mut elsewhere {
+            resource.metadata_mut().namespace = "shop".to_owned();
+        }
+        let changes = [elsewhere, upsert(parse(class)), upsert(service("b", 1, None))];
+        assert!(give(&mut desk, changes, true).is_empty());
+        assert_eq!(reasons(&mut desk), ["AllocationFailed"]);
+        assert_eq!(give(&mut desk, [pool("main", "192.0.2.1/32")], true), ["b@1 192.0.2.1"]);
+        assert_eq!(desk.take_pools().keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["main"]);
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_valid_leaves_the_last_one_in_force() {
+        let mut desk = desk();
+        give(&mut desk, [pool("main", "192.0.2.1-192.0.2.9")], true);
+        assert!(desk.is_configured() && desk.findings().is_empty());
+        let changes = [pool("other", "192.0.2.9/32"), upsert(service("a", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        assert_eq!(desk.findings().len(), 1);
+    }
+}

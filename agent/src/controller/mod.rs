@@ -1,0 +1,265 @@
+//! `culvert controller`: gives addresses to a cluster's Services. The tasks and how they hang together.
+//!
+//! ```text
+//! lease (pure) ◄─► election ─ until when this one leads ─► reign ─┬─ metallb: does MetalLB's own controller run?
+//!                                                                 └─ session ◄─► desk (pure): who gets which address
+//!                                                                       │           └─ patch (pure): what is / what should be
+//!                                                                       └─► API server: status, events
+//! ```
+//!
+//! Who does not lead reads nothing but the Lease. Who begins to lead reads everything anew: the API server has it all, what the last leader
+//! wrote included.
+
+mod desk;
+mod election;
+mod lease;
+mod metallb;
+mod metrics;
+mod pace;
+mod patch;
+mod session;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use culvert_source::events::{Events, Reporter};
+use culvert_source::kube::{Access, AskError, Settings};
+use tokio::runtime::Builder;
+use tokio::sync::{oneshot, watch};
+
+use self::desk::Scope;
+use self::election::{Election, Place, Term};
+use self::lease::{Candidate, Terms};
+use self::metrics::Metrics;
+use self::session::{Rule, Session};
+use crate::cli::ControllerArgs;
+use crate::output::Done;
+use crate::{http, logging, signals};
+
+/// The namespace of MetalLB's manifests.
+const METALLB: &str = "metallb-system";
+/// The namespace of one that is not told, and is not in a pod.
+const OUTSIDE: &str = "kube-system";
+/// Where a pod finds its namespace.
+const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// How often MetalLB's own controller is looked for.
+const LOOK: Duration = Duration::from_secs(10);
+/// It is gone when it was looked for in vain so often.
+const AWAY: u32 = 2;
+
+/// Runs the controller until a signal ends it.
+pub fn run(args: &ControllerArgs) -> Result<Done> {
+    logging::start(args.log_format, &args.log_level)?;
+    let identity = identity(args)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start")?;
+    let stopped = signals::stop(runtime.handle());
+    let done = runtime.block_on(controller(args, &identity, signals::wait(stopped)));
+    runtime.shutdown_background();
+    done
+}
+
+async fn controller(args: &ControllerArgs, identity: &str, stop: impl Future<Output = &'static str>) -> Result<Done> {
+    let terms = terms(args)?;
+    let namespace = namespace(args);
+    let settings =
+        Settings { servers: args.kube.api_server.clone(), kubeconfig: args.kube.kubeconfig.clone(), state: None };
+    let access = Arc::new(Access::new(settings));
+    let metrics = Arc::new(Metrics::new());
+    let candidate = Candidate::new(identity.to_owned(), terms, Instant::now());
+    let place = Place {
+        namespace: args.lease_namespace.clone().unwrap_or_else(|| namespace.clone()),
+        name: args.lease_name.clone(),
+    };
+    let election = Election::new(Arc::clone(&access), place, candidate, terms.attempt());
+    let term = election.term();
+    let router = router(Arc::clone(&metrics), election.term());
+    tokio::spawn(http::serve("health and metrics".into(), args.bind_address, router));
+    let (end, ended) = oneshot::channel();
+    let election = tokio::spawn(election.run(ended));
+    let config_namespaces: BTreeSet<String> = if args.config_namespaces.is_empty() {
+        BTreeSet::from([METALLB.to_owned(), namespace.clone()])
+    } else {
+        args.config_namespaces.iter().cloned().collect()
+    };
+    let events = Events::start(Arc::clone(&access), Reporter::controller(identity));
+    let scope = Scope { class: args.load_balancer_class.clone(), config_namespaces };
+    let reign = Reign { access, namespace, scope, events, metrics };
+    tokio::select! {
+        () = reign.forever(term) => bail!("the election has ended"),
+        signal = stop => tracing::info!(signal, "ending; every address stays"),
+    }
+    // Nothing is written any more: another may begin.
+    drop(end);
+    election.await.context("the election has ended")?;
+    Ok(Done::Well)
+}
+
+/// What there is to do while one leads.
+struct Reign {
+    access: Arc<Access>,
+    namespace: String,
+    scope: Scope,
+    events: Events,
+    metrics: Arc<Metrics>,
+}
+
+impl Reign {
+    /// Leads, whenever it is this one's turn. Ends with the election.
+    async fn forever(&self, mut term: watch::Receiver<Term>) {
+        while election::leads(&mut term).await {
+            tracing::info!("holds the Lease: leads");
+            self.metrics.leads(true);
+            tokio::select! {
+                biased;
+                () = election::lost(&mut term) => tracing::warn!("has lost the Lease: writes nothing any more"),
+                () = self.lead() => {}
+            }
+            self.metrics.leads(false);
+            self.metrics.waits_for_metallb(false);
+        }
+    }
+
+    /// Works as MetalLB's own controller lets it.
+    async fn lead(&self) {
+        let mut metallb = self.find_metallb().await;
+        loop {
+            self.metrics.waits_for_metallb(metallb.is_some());
+            let rule = match &metallb {
+                None => Rule::Give,
+                Some(pod) => {
+                    tracing::warn!(
+                        pod,
+                        "MetalLB's own controller runs: the Services are its own, and get nothing here"
+                    );
+                    Rule::LetGo
+                }
+            };
+            let session = Session::new(
+                Arc::clone(&self.access),
+                &self.namespace,
+                rule,
+                self.scope.clone(),
+                self.events.clone(),
+                Arc::clone(&self.metrics),
+            );
+            tokio::select! {
+                biased;
+                changed = self.metallb_changes(metallb.is_some()) => metallb = changed,
+                () = session.run() => {}
+            }
+        }
+    }
+
+    /// The pod of MetalLB's own controller, if there is one. Asks until that is known.
+    async fn find_metallb(&self) -> Option<String> {
+        let mut said = None;
+        loop {
+            match self.look().await {
+                Ok(found) => return found,
+                Err(error) => {
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            error,
+                            "whether MetalLB's own controller runs cannot be said; nothing is written"
+                        );
+                        said = Some(error);
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until it begins to run, or does so no more. As long as nobody knows, it is as it was; and one that is started
+    /// anew is away for a moment only.
+    async fn metallb_changes(&self, ran: bool) -> Option<String> {
+        let mut missed = 0;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.look().await {
+                Ok(None) if ran => missed += 1,
+                Ok(Some(pod)) if !ran => return Some(pod),
+                Ok(_) => missed = 0,
+                Err(error) => tracing::debug!(%error, "whether MetalLB's own controller runs cannot be said"),
+            }
+            if missed == AWAY {
+                tracing::info!("MetalLB's own controller does not run any more");
+                return None;
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Option<String>, AskError> {
+        metallb::find(&self.access, &self.scope.config_namespaces, self.scope.class.as_deref()).await
+    }
+}
+
+fn terms(args: &ControllerArgs) -> Result<Terms> {
+    let seconds = Duration::from_secs;
+    let terms = Terms {
+        duration: seconds(args.lease_duration),
+        deadline: seconds(args.lease_renew_deadline),
+        retry: seconds(args.lease_retry_period),
+    };
+    match terms.check() {
+        Ok(()) => Ok(terms),
+        Err(wrong) => bail!("--lease-duration, --lease-renew-deadline, --lease-retry-period: {wrong}"),
+    }
+}
+
+fn namespace(args: &ControllerArgs) -> String {
+    let of_pod = || std::fs::read_to_string(OWN_NAMESPACE).ok().map(|text| text.trim().to_owned());
+    args.namespace.clone().or_else(of_pod).filter(|name| !name.is_empty()).unwrap_or_else(|| OUTSIDE.to_owned())
+}
+
+fn identity(args: &ControllerArgs) -> Result<String> {
+    if let Some(identity) = args.identity.clone().filter(|identity| !identity.is_empty()) {
+        return Ok(identity);
+    }
+    let path = "/proc/sys/kernel/hostname";
+    let host = std::fs::read_to_string(path).with_context(|| format!("--identity is needed: {path}"))?;
+    Ok(format!("{}_{}", host.trim(), std::process::id()))
+}
+
+// ===== health and metrics =====
+
+type Shared = State<(Arc<Metrics>, watch::Receiver<Term>)>;
+
+fn router(metrics: Arc<Metrics>, term: watch::Receiver<Term>) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state((metrics, term))
+}
+
+async fn scrape(State((metrics, _)): Shared) -> Response {
+    match metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, http::OPEN_METRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// The election goes on: it is the heart of everything.
+async fn livez(State((_, term)): Shared) -> Response {
+    answer(term.has_changed().is_ok())
+}
+
+/// The API server answers, and there is a leader: this one or another.
+async fn readyz(State((_, term)): Shared) -> Response {
+    let known = term.borrow().holder.is_some();
+    answer(known && term.has_changed().is_ok())
+}
+
+fn answer(well: bool) -> Response {
+    if well { "ok".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, "not ok").into_response() }
+}
