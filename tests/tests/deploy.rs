@@ -45,6 +45,14 @@ fn matrix() -> Vec<Value> {
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}}}),
         json!({"serviceAccount": {"create": false, "name": "other"}, "rbac": {"create": false}, "crds": {"install": false}}),
+        json!({"controller": {"enabled": true, "replicas": 3, "configNamespaces": ["metallb-system", "lb"],
+            "loadBalancerClass": "culvert.dev/lb", "bindAddress": "[::]:7472", "resources": {"limits": {"memory": "1Gi"}},
+            "extraArgs": ["--lease-duration=30"], "podLabels": {"a": "b"}, "podAnnotations": {"c": "d"},
+            "nodeSelector": {"pool": "a"}, "tolerations": [{"key": "a", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1,
+                "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}}]}}},
+            "apiServers": ["https://192.0.2.1:6443"], "imagePullSecrets": [{"name": "registry"}]}),
+        json!({"controller": {"enabled": true}, "crds": {"install": false}, "rbac": {"create": false}}),
     ]
 }
 
@@ -65,6 +73,8 @@ fn the_api_server_would_take_whatever_the_chart_renders() -> Result<()> {
         let mut objects = chart.render(&values)?;
         // Prometheus' own kinds have their schema in its operator, not in the API server.
         objects.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
+        // Nor has the API server's that of definitions; `kube_controller` has it take them.
+        objects.retain(|object| object["kind"] != "CustomResourceDefinition");
         for object in &objects {
             schemas.check(object).with_context(|| format!("with {values}"))?;
         }
@@ -76,11 +86,11 @@ fn the_api_server_would_take_whatever_the_chart_renders() -> Result<()> {
 }
 
 #[test]
-fn the_agent_takes_the_arguments_that_the_chart_gives_it() -> Result<()> {
+fn the_program_takes_the_arguments_that_the_chart_gives_it() -> Result<()> {
     let chart = Chart::new();
     for values in matrix() {
         let objects = chart.render(&values)?;
-        for container in containers(daemonset(&objects)?) {
+        for container in objects.iter().flat_map(containers) {
             // Arguments are read, then help is printed: an unknown one, or one with a bad value, is an error before.
             let mut command = Command::new(binary()?);
             run(command.args(arguments(container)).arg("--help")).with_context(|| format!("with {values}"))?;
@@ -151,6 +161,56 @@ fn the_agent_may_read_three_kinds_and_write_events() -> Result<()> {
     ensure!(allowed(&objects) == wanted, "{:?}", allowed(&objects));
     let kinds = objects.iter().filter(|object| object["kind"] == "Role" || object["kind"] == "RoleBinding");
     ensure!(kinds.count() == 0, "a Role");
+    Ok(())
+}
+
+/// What the controller adds to what is rendered without it.
+fn of_controller(values: &Value) -> Result<Vec<Value>> {
+    let mut values = values.clone();
+    values["controller"]["enabled"] = json!(true);
+    let without = by_name(Chart::new().render(&json!({}))?)?;
+    let with = by_name(Chart::new().render(&values)?)?;
+    ensure!(without.iter().all(|(name, object)| with.get(name) == Some(object)), "the agent is another one");
+    Ok(with.into_iter().filter(|(name, _)| !without.contains_key(name)).map(|(_, object)| object).collect())
+}
+
+#[test]
+fn the_controller_may_write_the_status_of_services_and_of_pools_its_own_state_and_one_lease() -> Result<()> {
+    let objects = of_controller(&json!({}))?;
+    let writes: Vec<String> = allowed(&objects)
+        .into_iter()
+        .filter(|rule| !["get", "list", "watch"].iter().any(|verb| rule.starts_with(verb)))
+        .collect();
+    let wanted = ["create events", "patch events", "patch ipaddresspools/status", "patch services/status"];
+    ensure!(writes == wanted, "{writes:?}");
+    let reads: Vec<String> =
+        allowed(&objects).into_iter().filter(|rule| rule.ends_with("pods") || rule.ends_with("namespaces")).collect();
+    ensure!(reads == ["list namespaces", "list pods", "watch namespaces"], "{reads:?}");
+    let role = objects.iter().find(|object| object["kind"] == "Role").context("no Role")?;
+    let lease = json!([
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["culvert-controller"], "verbs": ["get", "patch"]},
+        {"apiGroups": ["metallb.io"], "resources": ["configurationstates"], "verbs": ["create"]},
+        {"apiGroups": ["metallb.io"], "resources": ["configurationstates/status"], "resourceNames": ["culvert-controller"],
+            "verbs": ["patch"]},
+    ]);
+    ensure!(role["rules"] == lease, "{role}");
+    Ok(())
+}
+
+#[test]
+fn the_controller_has_no_privileges() -> Result<()> {
+    for object in of_controller(&json!({}))?.iter().filter(|object| object["kind"] == "Deployment") {
+        let pod = &object["spec"]["template"]["spec"];
+        ensure!(["hostNetwork", "hostPID", "hostIPC", "volumes"].iter().all(|field| pod[field].is_null()), "{pod}");
+        for container in containers(object) {
+            let context = &container["securityContext"];
+            ensure!(
+                context["runAsNonRoot"] == true && context["capabilities"] == json!({"drop": ["ALL"]}),
+                "{context}"
+            );
+        }
+    }
     Ok(())
 }
 
@@ -242,7 +302,8 @@ fn every_value_is_explained_and_has_a_schema() -> Result<()> {
 }
 
 fn leaves(values: &Value, path: &str, names: &mut Vec<String>) {
-    let free = ["nodeSelector", "seccompProfile", "resources"].contains(&path);
+    let free = ["nodeSelector", "seccompProfile", "resources", "controller.nodeSelector", "controller.resources"];
+    let free = free.contains(&path);
     match values.as_object().filter(|fields| !fields.is_empty() && !free) {
         Some(fields) => fields.iter().for_each(|(name, value)| {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
@@ -285,6 +346,28 @@ fn the_kustomize_base_renders_what_the_chart_renders() -> Result<()> {
 }
 
 #[test]
+fn what_kustomize_adds_for_the_controller_is_what_the_chart_adds() -> Result<()> {
+    let directory = "deploy/kustomize/controller";
+    let objects = of_controller(&json!({}))?;
+    let mut files = Vec::new();
+    for object in &objects {
+        let kind = text(object, "/kind")?.to_ascii_lowercase();
+        let file = match kind.as_str() {
+            "customresourcedefinition" => format!("crd-{}.yaml", text(object, "/spec/names/plural")?),
+            _ => format!("{kind}.yaml"),
+        };
+        is_rendered(&format!("{directory}/{file}"), object)?;
+        files.push(file);
+    }
+    let kustomization: Value =
+        serde_saphyr::from_str(&fs::read_to_string(repository(directory).join("kustomization.yaml"))?)?;
+    ensure!(kustomization["resources"] == json!(files), "kustomization.yaml names other files than {files:?}");
+    let rendered = by_name(kustomize(&repository(directory))?)?;
+    ensure!(rendered == by_name(objects.clone())?, "kustomize renders {rendered:#?}, helm {objects:#?}");
+    Ok(())
+}
+
+#[test]
 fn the_alerts_are_those_of_the_chart() -> Result<()> {
     let values = json!({"prometheusRule": {"enabled": true}});
     let rule = by_name(Chart::new().render(&values)?)?.remove("PrometheusRule culvert-agent").context("no rule")?;
@@ -314,13 +397,13 @@ fn definitions_of_custom_resources_are_kept_when_the_release_goes() -> Result<()
         fs::write(path.join(format!("files/crds/{name}.yaml")), serde_saphyr::to_string(&definition(name))?)?;
     }
     let chart = Chart::at(path);
-    let objects = by_name(chart.render(&json!({}))?)?;
+    let objects = by_name(chart.render(&json!({"controller": {"enabled": true}}))?)?;
     for name in ["a", "b"] {
         let mut wanted = definition(name);
         wanted["metadata"]["annotations"]["helm.sh/resource-policy"] = json!("keep");
         ensure!(objects.get(&format!("CustomResourceDefinition {name}")) == Some(&wanted), "{objects:#?}");
     }
-    let objects = chart.render(&json!({"crds": {"install": false}}))?;
+    let objects = chart.render(&json!({"controller": {"enabled": true}, "crds": {"install": false}}))?;
     ensure!(objects.iter().all(|object| object["kind"] != "CustomResourceDefinition"), "{objects:#?}");
     Ok(())
 }

@@ -20,6 +20,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* The name of everything that belongs to the controller. */}}
+{{- define "culvert.controller" -}}
+{{- include "culvert.name" . }}-controller
+{{- end -}}
+
+{{- define "culvert.controllerSelector" -}}
+app.kubernetes.io/name: {{ include "culvert.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
+{{- define "culvert.controllerLabels" -}}
+{{ include "culvert.controllerSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
 {{- define "culvert.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "culvert.agent" .) .Values.serviceAccount.name -}}

@@ -1,0 +1,362 @@
+//! `culvert controller` against a real API server, with the rights and the definitions that `deploy/` gives it and no more.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use culvert_tests::agent::{END, binary};
+use culvert_tests::control_plane::{ControlPlane, User};
+use culvert_tests::deploy::repository;
+use culvert_tests::place::Place;
+use culvert_tests::process::{Process, eventually};
+use culvert_tests::scope::Scope;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+const SERVICES: &str = "/api/v1/namespaces/shop/services";
+const EVENTS: &str = "/api/v1/namespaces/shop/events";
+const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools";
+const PODS: &str = "/api/v1/namespaces/metallb-system/pods";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/culvert-controller";
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+const POOL: &str = "metallb.io/ip-allocated-from-pool";
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// An API server in a namespace of its own, and controllers beside it.
+struct Stage {
+    controllers: Vec<(String, Process)>,
+    plane: ControlPlane,
+    place: Place,
+    _scope: Scope,
+}
+
+fn file(name: &str) -> Result<Value> {
+    let path = repository("deploy/kustomize/controller").join(name);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(serde_saphyr::from_str(&text)?)
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let scope = Scope::open()?;
+        let cgroup = scope.cgroup("cp")?;
+        let place = Place::new("cp", scope.netns("cp")?, &cgroup, scope.dir(), ADDRESS, "2001:db8::10".parse()?);
+        place.ip_batch(&format!("link set lo up\naddress add {ADDRESS}/32 dev lo\n"))?;
+        let plane = ControlPlane::start(&place, ADDRESS, scope.dir(), &[])?;
+        for name in ["shop", "metallb-system"] {
+            plane.create("/api/v1/namespaces", &json!({"metadata": {"name": name}}))?;
+        }
+        plane.create(&format!("{RBAC}/clusterroles"), &file("clusterrole.yaml")?)?;
+        plane.create(&format!("{RBAC}/namespaces/kube-system/roles"), &file("role.yaml")?)?;
+        // The user of the test takes the place of the service account.
+        let subject = json!([{"kind": "ServiceAccount", "name": "culvert", "namespace": "kube-system"}]);
+        for (path, name) in [
+            ("clusterrolebindings", "clusterrolebinding.yaml"),
+            ("namespaces/kube-system/rolebindings", "rolebinding.yaml"),
+        ] {
+            let mut binding = file(name)?;
+            binding["subjects"] = subject.clone();
+            plane.create(&format!("{RBAC}/{path}"), &binding)?;
+        }
+        Ok(Self { controllers: Vec::new(), plane, place, _scope: scope })
+    }
+
+    /// The definitions of `deploy/`.
+    fn define(&self) -> Result<()> {
+        for file in file("kustomization.yaml")?["resources"].as_array().into_iter().flatten().filter_map(Value::as_str)
+        {
+            if file.starts_with("crd-") {
+                let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+                self.plane.create(path, &crate::file(file)?)?;
+            }
+        }
+        eventually("pools are known", LIMIT, || {
+            let list = self.plane.ask(User::Admin, "GET", POOLS, None)?;
+            ensure!(list["kind"] == "IPAddressPoolList", "{list}");
+            Ok(Some(()))
+        })
+    }
+
+    fn pool(&self, name: &str, range: &str) -> Result<Value> {
+        let object = json!({
+            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": {"name": name},
+            "spec": {"addresses": [range]},
+        });
+        self.plane.create(POOLS, &object)
+    }
+
+    fn start(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(binary()?);
+        command.arg("controller").arg("--kubeconfig").arg(self.plane.kubeconfig(User::Agent)?);
+        command.args(["--identity", name, "--namespace=kube-system", "--log-level=debug"]);
+        command.args(["--lease-duration=4", "--lease-renew-deadline=3", "--lease-retry-period=1"]);
+        command.arg(format!("--bind-address=127.0.0.1:{}", 7472 + self.controllers.len())).args(arguments);
+        self.controllers.push((name.to_owned(), self.place.start(command)?));
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        self.controllers.first().map(|(_, process)| process.output()).unwrap_or_default()
+    }
+
+    fn with_log<T>(&self, result: Result<T>) -> Result<T> {
+        result.with_context(|| format!("the controllers' log:\n{}", self.log()))
+    }
+
+    /// Waits until somebody holds the Lease, and says who.
+    fn leader(&self, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let found = eventually("somebody leads", LIMIT, || {
+            let lease = self.plane.ask(User::Admin, "GET", LEASE, None)?;
+            let holder = lease["spec"]["holderIdentity"].as_str().with_context(|| lease.to_string())?;
+            ensure!(wanted(holder), "{holder} leads");
+            Ok(Some(holder.to_owned()))
+        });
+        self.with_log(found)
+    }
+
+    fn get(&self, name: &str) -> Result<Value> {
+        self.plane.ask(User::Admin, "GET", &format!("{SERVICES}/{name}"), None)
+    }
+
+    /// Waits until a Service has an address, with all that belongs to it.
+    fn has(&self, name: &str, address: &str, pool: &str) -> Result<Value> {
+        let found = eventually(&format!("{name} has {address}"), LIMIT, || {
+            let service = self.get(name)?;
+            let ingress = &service["status"]["loadBalancer"]["ingress"];
+            ensure!(*ingress == json!([{"ip": address, "ipMode": "VIP"}]), "{ingress}");
+            let metadata = &service["metadata"];
+            ensure!(metadata["annotations"][POOL] == pool, "{metadata}");
+            ensure!(metadata["finalizers"] == json!([FINALIZER]), "{metadata}");
+            Ok(Some(service))
+        });
+        self.with_log(found)
+    }
+
+    /// Waits until a Service that was deleted is not there any more.
+    fn gone(&self, name: &str) -> Result<()> {
+        let gone = eventually(&format!("{name} is gone"), LIMIT, || {
+            let service = self.get(name)?;
+            ensure!(service["reason"] == "NotFound", "{service}");
+            Ok(Some(()))
+        });
+        self.with_log(gone)
+    }
+
+    /// Waits for an event of a reason.
+    fn event(&self, name: &str, reason: &str) -> Result<Value> {
+        let path = format!("{EVENTS}?fieldSelector=involvedObject.name={name},reason={reason}");
+        let found = eventually(&format!("an event {reason}"), LIMIT, || {
+            let found = self.plane.ask(User::Admin, "GET", &path, None)?;
+            let items = found["items"].as_array().with_context(|| found.to_string())?;
+            ensure!(items.len() == 1, "{} events", items.len());
+            Ok(Some(items[0].clone()))
+        });
+        self.with_log(found)
+    }
+
+    /// What a server of a controller says.
+    fn ask(&self, port: u16, path: &str) -> Result<String> {
+        self.place.sh(&format!("curl --silent --fail --max-time 3 http://127.0.0.1:{port}{path}"))
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}})
+}
+
+#[test]
+fn services_get_addresses_and_give_them_up() -> Result<()> {
+    let mut stage = Stage::new()?;
+    // It starts before the definitions are there: that stops nothing.
+    stage.plane.create(SERVICES, &service("web"))?;
+    stage.start("one", &[])?;
+    stage.leader(|holder| holder == "one")?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.1-192.0.2.2")?;
+    stage.has("web", "192.0.2.1", "main")?;
+    let event = stage.event("web", "IPAllocated")?;
+    ensure!(event["type"] == "Normal" && event["reportingComponent"] == "culvert.dev/controller", "{event}");
+    stage.plane.create(SERVICES, &service("api"))?;
+    stage.has("api", "192.0.2.2", "main")?;
+    stage.plane.create(SERVICES, &service("late"))?;
+    let event = stage.event("late", "AllocationFailed")?;
+    ensure!(event["type"] == "Warning", "{event}");
+    let status = json!({"assignedIPv4": 2, "assignedIPv6": 0, "availableIPv4": 0, "availableIPv6": 0});
+    let told = eventually("the pool's status", LIMIT, || {
+        let pool = stage.plane.ask(User::Admin, "GET", &format!("{POOLS}/main"), None)?;
+        ensure!(pool["status"] == status, "{pool}");
+        Ok(Some(()))
+    });
+    stage.with_log(told)?;
+    let metrics = stage.ask(7472, "/metrics")?;
+    ensure!(metrics.contains("metallb_allocator_addresses_in_use_total{pool=\"main\"} 2"), "{metrics}");
+    for path in ["/livez", "/readyz"] {
+        stage.ask(7472, path)?;
+    }
+
+    // One that is no LoadBalancer any more keeps nothing of it; whoever waits gets its address.
+    stage.plane.patch(&format!("{SERVICES}/web"), &json!({"spec": {"type": "ClusterIP"}}))?;
+    stage.has("late", "192.0.2.1", "main")?;
+    let clean = eventually("nothing is left", LIMIT, || {
+        let service = stage.get("web")?;
+        ensure!(service["metadata"]["finalizers"].is_null(), "{service}");
+        ensure!(service["metadata"]["annotations"][POOL].is_null(), "{service}");
+        ensure!(service["status"]["loadBalancer"] == json!({}), "{service}");
+        Ok(Some(()))
+    });
+    stage.with_log(clean)?;
+    // One that is deleted goes, for its finalizer does.
+    stage.plane.delete(&format!("{SERVICES}/late"))?;
+    stage.gone("late")?;
+
+    // A configuration that is not valid: what is in force stays, and its author is told.
+    stage.pool("overlaps", "192.0.2.2/32")?;
+    let told = eventually("an event about the pool", LIMIT, || {
+        let events = stage.plane.ask(
+            User::Admin,
+            "GET",
+            "/api/v1/namespaces/metallb-system/events?fieldSelector=reason=InvalidConfiguration",
+            None,
+        )?;
+        ensure!(events["items"].as_array().is_some_and(|items| !items.is_empty()), "{events}");
+        Ok(Some(()))
+    });
+    stage.with_log(told)?;
+    let state = "/apis/metallb.io/v1beta1/namespaces/kube-system/configurationstates/culvert-controller";
+    let told = eventually("the configuration's state", LIMIT, || {
+        let state = stage.plane.ask(User::Admin, "GET", state, None)?;
+        ensure!(state["status"]["result"] == "Invalid", "{state}");
+        Ok(Some(()))
+    });
+    stage.with_log(told)?;
+    stage.has("api", "192.0.2.2", "main")?;
+    let (_, mut one) = stage.controllers.remove(0);
+    let status = one.terminate(END)?;
+    ensure!(status.success(), "{status}");
+    stage.leader(str::is_empty)?;
+    Ok(())
+}
+
+#[test]
+fn a_change_of_leader_moves_no_address() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.0/28")?;
+    // Given out in another order than that of names.
+    for (name, address) in [("c", "192.0.2.0"), ("a", "192.0.2.1"), ("b", "192.0.2.2")] {
+        stage.plane.create(SERVICES, &service(name))?;
+        if stage.controllers.is_empty() {
+            stage.start("one", &[])?;
+            stage.leader(|holder| holder == "one")?;
+        }
+        stage.has(name, address, "main")?;
+    }
+    stage.start("two", &[])?;
+    let before = ["a", "b", "c"].map(|name| stage.get(name));
+    // As a node that goes.
+    stage.controllers[0].1.kill()?;
+    stage.plane.create(SERVICES, &service("d"))?;
+    stage.leader(|holder| holder == "two")?;
+    stage.has("d", "192.0.2.3", "main")?;
+    for (name, before) in ["a", "b", "c"].into_iter().zip(before) {
+        let (before, now) = (before?, stage.get(name)?);
+        ensure!(now["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"], "{name} was written");
+    }
+    Ok(())
+}
+
+#[test]
+fn one_that_was_away_for_too_long_writes_nothing_any_more() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.0/28")?;
+    stage.plane.create(SERVICES, &service("a"))?;
+    stage.start("one", &[])?;
+    stage.has("a", "192.0.2.0", "main")?;
+    stage.start("two", &[])?;
+    // As a machine that is suspended, with its view of the world.
+    stage.controllers[0].1.signal(Signal::SIGSTOP)?;
+    stage.leader(|holder| holder == "two")?;
+    stage.plane.delete(&format!("{SERVICES}/a"))?;
+    stage.plane.create(SERVICES, &service("b"))?;
+    stage.has("b", "192.0.2.0", "main")?;
+    let before = stage.get("b")?;
+    stage.controllers[0].1.signal(Signal::SIGCONT)?;
+    let knows = eventually("it knows that it leads no more", LIMIT, || {
+        ensure!(stage.ask(7472, "/metrics")?.contains("culvert_controller_leads 0"), "it leads");
+        Ok(Some(()))
+    });
+    stage.with_log(knows)?;
+    stage.leader(|holder| holder == "two")?;
+    ensure!(stage.get("b")? == before, "b was written");
+    Ok(())
+}
+
+#[test]
+fn what_another_writer_changes_is_left_alone() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.0/28")?;
+    stage.plane.create(SERVICES, &service("web"))?;
+    stage.start("one", &[])?;
+    stage.has("web", "192.0.2.0", "main")?;
+    let path = format!("{SERVICES}/web/status");
+    let status = |ip: &str| json!({"status": {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"}]}}});
+    stage.plane.patch(&path, &status("203.0.113.1"))?;
+    stage.event("web", "StatusOverwritten")?;
+    // Others get addresses meanwhile, and not this one's.
+    stage.plane.create(SERVICES, &service("api"))?;
+    stage.has("api", "192.0.2.1", "main")?;
+    let service = stage.get("web")?;
+    ensure!(service["status"] == status("203.0.113.1")["status"], "{service}");
+    // The other one has gone.
+    stage.plane.patch(&path, &status("192.0.2.0"))?;
+    stage.plane.patch(&path, &json!({"metadata": {"finalizers": null}}))?;
+    stage.has("web", "192.0.2.0", "main")?;
+    Ok(())
+}
+
+#[test]
+fn while_metallb_runs_nothing_is_written_and_then_every_address_is_kept() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.0/28")?;
+    stage.plane.create(SERVICES, &service("web"))?;
+    // As MetalLB leaves it: no finalizer, and an address that would not be the first.
+    let status = json!({"metadata": {"annotations": {POOL: "main"}},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "VIP"}]}}});
+    stage.plane.patch(&format!("{SERVICES}/web/status"), &status)?;
+    let account = json!({"metadata": {"name": "default"}});
+    stage.plane.create("/api/v1/namespaces/metallb-system/serviceaccounts", &account)?;
+    let pod = json!({
+        "metadata": {"name": "controller", "labels": {"app": "metallb", "component": "controller"}},
+        "spec": {"nodeName": "n1", "automountServiceAccountToken": false,
+            "containers": [{"name": "controller", "image": "metallb", "args": ["--port=7472"]}]},
+    });
+    stage.plane.create(PODS, &pod)?;
+    stage.plane.patch(&format!("{PODS}/controller/status"), &json!({"status": {"phase": "Running"}}))?;
+    stage.start("one", &[])?;
+    let waits = eventually("it waits for MetalLB", LIMIT, || {
+        let metrics = stage.ask(7472, "/metrics")?;
+        if !metrics.contains("culvert_controller_waits_for_metallb 1") {
+            bail!("{metrics}");
+        }
+        Ok(Some(()))
+    });
+    stage.with_log(waits)?;
+    // What bears our finalizer is let go all the same.
+    stage.plane.create(SERVICES, &service("old"))?;
+    let ours = json!({"metadata": {"annotations": {POOL: "main"}, "finalizers": [FINALIZER]}});
+    stage.plane.patch(&format!("{SERVICES}/old/status"), &ours)?;
+    stage.plane.delete(&format!("{SERVICES}/old"))?;
+    stage.gone("old")?;
+    let service = stage.get("web")?;
+    ensure!(service["metadata"]["finalizers"].is_null(), "{service}");
+    stage.plane.patch(&format!("{PODS}/controller/status"), &json!({"status": {"phase": "Succeeded"}}))?;
+    stage.has("web", "192.0.2.9", "main")?;
+    Ok(())
+}
