@@ -10,10 +10,13 @@
 //! - Nothing is decided before everything was delivered once: nobody gets what an object still to come may hold.
 //! - A Service's status when it is first seen is what it holds. From then on every state that it takes must be one that was written
 //!   here; another one is another writer's, and the Service is left alone until that has gone.
+//! - An address is written only when no other Service's status lists it any more that does not share it: what gives up an address is
+//!   written first.
 //! - A Service that has an address of none of the pools, and no mark of a controller of addresses, is somebody else's from the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use culvert_model::objects::{LoadBalancerIngress, Service};
@@ -24,6 +27,10 @@ use serde_json::Value;
 
 use super::patch::{self, Should, has_finalizer, ingress, ingress_of, is_marked, same};
 use crate::objects::service_key;
+
+/// A status that is emptied is filled again so often: the API server does that to a Service that is no LoadBalancer for a moment, which may
+/// go by unseen. Whoever does it more often is another writer.
+const EMPTIED: u32 = 10;
 
 /// What the controller is told besides the objects.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +81,10 @@ pub struct Desk {
     pending: BTreeSet<ServiceKey>,
     /// Services that are being written.
     busy: BTreeSet<ServiceKey>,
+    /// Services by the addresses that their status may list.
+    listed: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    /// Services that wait for another's status to give up an address.
+    waiting: BTreeMap<ServiceKey, BTreeSet<ServiceKey>>,
     /// Pools whose status is to be written, by namespace and name.
     pools: BTreeMap<(String, String), PoolStatus>,
     notices: Vec<Notice>,
@@ -84,10 +95,22 @@ pub struct Desk {
 struct Seen {
     service: Arc<Service>,
     stand: Stand,
-    /// States of its status that are not another writer's.
+    /// States that its status may have by our doing: the last one that was seen, and what is being written.
     known: Vec<Vec<LoadBalancerIngress>>,
     /// It was written.
     touched: bool,
+    /// How often somebody emptied its status.
+    emptied: u32,
+}
+
+/// What there is to do about a Service.
+enum Step {
+    /// To write it.
+    Write(Value),
+    /// To wait for another one.
+    Wait,
+    /// Nothing.
+    Nothing,
 }
 
 /// Whose a Service is.
@@ -119,6 +142,8 @@ impl Desk {
             unsettled: BTreeSet::new(),
             pending: BTreeSet::new(),
             busy: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             pools: BTreeMap::new(),
             notices: Vec::new(),
         }
@@ -148,8 +173,25 @@ impl Desk {
         }
     }
 
-    /// Takes a Service as it is now, from the source or from an answer.
-    pub fn see(&mut self, service: Arc<Service>) {
+    /// Takes a Service as the answer to a write has it, or to a question after it; nothing is under way then. One that the source does not
+    /// know, or not any more, is nothing to go by.
+    pub fn heard(&mut self, service: Arc<Service>) {
+        if !self.is_known(&service) {
+            return;
+        }
+        let key = service.key();
+        self.see(service);
+        // It may be older than what was seen meanwhile.
+        if let Some(seen) = self.services.get(&key)
+            && seen.stand == Stand::Ours
+        {
+            let now = ingress(&seen.service);
+            self.set_known(&key, vec![now]);
+        }
+    }
+
+    /// Takes a Service as the source has it.
+    fn see(&mut self, service: Arc<Service>) {
         let key = service.key();
         if self.services.get(&key).is_some_and(|seen| seen.service.metadata.uid != service.metadata.uid) {
             // Another one of the same name.
@@ -159,39 +201,47 @@ impl Desk {
         let now = ingress(&service);
         self.pending.insert(key.clone());
         let Some(seen) = self.services.get_mut(&key) else {
-            let seen = Seen { service, stand: Stand::Open, known: vec![now], touched: false };
+            let seen = Seen { service, stand: Stand::Open, known: Vec::new(), touched: false, emptied: 0 };
             self.services.insert(key.clone(), seen);
+            self.set_known(&key, vec![now]);
             if ours {
                 self.unsettled.insert(key);
             }
             return;
         };
-        if is_older(&service, &seen.service) {
+        if !is_newer(&service, &seen.service) {
             return;
         }
         seen.service = Arc::clone(&service);
         if !ours {
-            seen.known = vec![now];
             let stand = mem::replace(&mut seen.stand, Stand::Open);
+            self.set_known(&key, vec![now]);
             self.unsettled.remove(&key);
             if matches!(stand, Stand::Ours | Stand::Taken) {
                 self.allocator.absorb(culvert_pools::Change::Service(service));
             }
             return;
         }
-        let known = seen.known.iter().any(|known| same(known, &now));
+        let mut known = seen.known.iter().any(|known| same(known, &now));
+        if !known && now.is_empty() && seen.stand == Stand::Ours && seen.emptied < EMPTIED {
+            seen.emptied += 1;
+            seen.known.push(now.clone());
+            known = true;
+        }
         match seen.stand {
             Stand::Ours | Stand::Taken => {
                 self.allocator.absorb(culvert_pools::Change::Service(service));
                 let before = mem::replace(&mut seen.stand, if known { Stand::Ours } else { Stand::Taken });
-                if before == Stand::Ours && !known {
+                if known && !self.busy.contains(&key) {
+                    self.set_known(&key, vec![now]);
+                } else if before == Stand::Ours && !known {
                     let message =
                         "another writer changed the addresses in its status: it is left alone until they are back";
                     self.notices.push(warning(key, "StatusOverwritten", message));
                 }
             }
             Stand::Open | Stand::Found => {
-                seen.known = vec![now];
+                self.set_known(&key, vec![now]);
                 self.unsettled.insert(key);
             }
         }
@@ -199,6 +249,7 @@ impl Desk {
 
     /// A Service is not there any more.
     pub fn forget(&mut self, key: &ServiceKey) {
+        self.set_known(key, Vec::new());
         if self.services.remove(key).is_some() {
             self.pending.remove(key);
             self.unsettled.remove(key);
@@ -236,9 +287,14 @@ impl Desk {
         loop {
             let key = self.pending.difference(&self.busy).next()?.clone();
             self.pending.remove(&key);
-            if let Some(patch) = self.patch(&key) {
-                self.busy.insert(key.clone());
-                return Some(Work { service: key, patch });
+            match self.step(&key) {
+                Step::Write(patch) => {
+                    self.busy.insert(key.clone());
+                    return Some(Work { service: key, patch });
+                }
+                Step::Wait => {}
+                // Whoever waits for it may wait in vain.
+                Step::Nothing => self.release(&key),
             }
         }
     }
@@ -251,18 +307,6 @@ impl Desk {
     /// A Service is to be looked at again.
     pub fn again(&mut self, key: ServiceKey) {
         self.pending.insert(key);
-    }
-
-    /// A write of a Service succeeded: this is its state now. What it was before is history.
-    pub fn wrote(&mut self, service: Arc<Service>) {
-        let key = service.key();
-        if let Some(seen) = self.services.get_mut(&key)
-            && seen.service.metadata.uid == service.metadata.uid
-            && !is_older(&service, &seen.service)
-        {
-            seen.known = vec![ingress(&service)];
-        }
-        self.see(service);
     }
 
     /// Pools whose status is to be written.
@@ -295,17 +339,70 @@ impl Desk {
         self.config.is_some()
     }
 
-    fn patch(&mut self, key: &ServiceKey) -> Option<Value> {
-        let should = self.should(key)?;
-        let seen = self.services.get_mut(key)?;
-        let patch = patch::patch(&seen.service, &should)?;
+    fn step(&mut self, key: &ServiceKey) -> Step {
+        let Some(mut should) = self.should(key) else { return Step::Nothing };
+        if let Should::Hold(held) = &should
+            && let Some(other) = self.in_the_way(key, &held.addresses)
+        {
+            self.waiting.entry(other).or_default().insert(key.clone());
+            if !self.lists_more_than(key, &held.addresses) {
+                return Step::Wait;
+            }
+            // The other one may wait for this one.
+            should = Should::Nothing;
+        }
+        let Some(seen) = self.services.get_mut(key) else { return Step::Nothing };
+        let Some(patch) = patch::patch(&seen.service, &should) else { return Step::Nothing };
         seen.touched = true;
         // It may be seen before its answer is.
         let becomes = ingress_of(&should);
         if !seen.known.iter().any(|known| same(known, &becomes)) {
-            seen.known.push(becomes);
+            let known = seen.known.iter().cloned().chain([becomes]).collect();
+            self.set_known(key, known);
         }
-        Some(patch)
+        Step::Write(patch)
+    }
+
+    /// Another Service whose status may list one of these addresses, and should not.
+    fn in_the_way(&self, key: &ServiceKey, addresses: &[IpAddr]) -> Option<ServiceKey> {
+        let keeps = |other: &ServiceKey, address: &IpAddr| match self.should(other) {
+            Some(Should::Hold(held)) => held.addresses.contains(address),
+            Some(Should::Nothing) => false,
+            // Nothing is written there, so that nothing can be waited for.
+            None => true,
+        };
+        let listing = addresses.iter().filter_map(|address| Some((address, self.listed.get(address)?)));
+        let mut others = listing.flat_map(|(address, keys)| keys.iter().map(move |other| (address, other)));
+        others.find(|(address, other)| *other != key && !keeps(other, address)).map(|(_, other)| other.clone())
+    }
+
+    /// Whether a Service's status may list what it does not hold.
+    fn lists_more_than(&self, key: &ServiceKey, addresses: &[IpAddr]) -> bool {
+        self.services.get(key).is_some_and(|seen| listed(&seen.known).iter().any(|one| !addresses.contains(one)))
+    }
+
+    /// Whoever waits for a Service looks again.
+    fn release(&mut self, key: &ServiceKey) {
+        self.pending.extend(self.waiting.remove(key).unwrap_or_default());
+    }
+
+    /// The states that a Service's status may have are other ones.
+    fn set_known(&mut self, key: &ServiceKey, known: Vec<Vec<LoadBalancerIngress>>) {
+        let Some(seen) = self.services.get_mut(key) else { return };
+        let before = listed(&mem::replace(&mut seen.known, known));
+        let now = listed(&seen.known);
+        for address in before.difference(&now) {
+            if let Some(keys) = self.listed.get_mut(address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.listed.remove(address);
+                }
+            }
+        }
+        for address in now.difference(&before) {
+            self.listed.entry(*address).or_default().insert(key.clone());
+        }
+        self.release(key);
     }
 
     /// What a Service's status should be; `None` if it is to be left alone.
@@ -320,6 +417,11 @@ impl Desk {
             return None;
         }
         Some(self.allocator.assignment(key).map_or(Should::Nothing, |held| Should::Hold(held.clone())))
+    }
+
+    fn is_known(&self, service: &Service) -> bool {
+        let seen = self.services.get(&service.key());
+        seen.is_some_and(|seen| seen.service.metadata.uid == service.metadata.uid)
     }
 
     fn asks_us(&self, service: &Service) -> bool {
@@ -366,14 +468,19 @@ impl Desk {
     }
 }
 
+/// The addresses that any of these states lists.
+fn listed(states: &[Vec<LoadBalancerIngress>]) -> BTreeSet<IpAddr> {
+    states.iter().flatten().filter_map(|one| parse_address(&one.ip)).collect()
+}
+
 fn warning(service: ServiceKey, reason: &'static str, message: &str) -> Notice {
     Notice { service, reason, warning: true, message: message.to_owned() }
 }
 
-/// Whether a state was there before another. Versions of one object grow (KEP-5504).
-fn is_older(one: &Service, other: &Service) -> bool {
+/// Whether a state came after another. Versions of one object grow (KEP-5504); of what has none, the last that comes is the newest.
+fn is_newer(one: &Service, other: &Service) -> bool {
     let version = |service: &Service| service.metadata.resource_version.parse::<u128>().ok();
-    matches!((version(one), version(other)), (Some(one), Some(other)) if one < other)
+    version(one).zip(version(other)).is_none_or(|(one, other)| one > other)
 }
 
 #[cfg(test)]
@@ -431,7 +538,7 @@ mod tests {
 
     /// What is written: `NAME@VERSION ADDRESS`, `NAME@VERSION -` for none, `NAME@VERSION` for metadata alone.
     fn words(desk: &mut Desk) -> Vec<String> {
-        let mut words = Vec::new();
+        let (mut words, mut written) = (Vec::new(), Vec::new());
         while let Some(Work { service, patch }) = desk.next() {
             let version = patch["metadata"]["resourceVersion"].as_str().unwrap();
             let status = match patch.pointer("/status/loadBalancer/ingress").and_then(Value::as_array) {
@@ -440,7 +547,10 @@ mod tests {
                 Some(some) => format!(" {}", some[0]["ip"].as_str().unwrap()),
             };
             words.push(format!("{}@{version}{status}", service.name));
-            desk.answered(&service);
+            written.push(service);
+        }
+        for service in &written {
+            desk.answered(service);
         }
         words
     }
@@ -489,7 +599,7 @@ mod tests {
         let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, None))];
         assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
         assert!(give(&mut desk, [upsert(service("a", 2, Some("192.0.2.1")))], true).is_empty());
-        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        desk.heard(service("a", 2, Some("192.0.2.1")));
         // An old state that is told late is no other writer's.
         assert!(give(&mut desk, [upsert(service("a", 1, None))], true).is_empty());
         assert_eq!(reasons(&mut desk), ["IPAllocated"]);
@@ -500,7 +610,7 @@ mod tests {
         let mut desk = desk();
         let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, None))];
         assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
-        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        desk.heard(service("a", 2, Some("192.0.2.1")));
         reasons(&mut desk);
         assert!(give(&mut desk, [upsert(service("a", 3, Some("203.0.113.1")))], true).is_empty());
         assert_eq!(reasons(&mut desk), ["StatusOverwritten"]);
@@ -516,6 +626,23 @@ mod tests {
         let mut goes = object("a", 7, Some("203.0.113.1"));
         goes["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
         assert_eq!(give(&mut desk, [upsert(parse(goes))], true), ["a@7 -"]);
+    }
+
+    #[test]
+    fn a_status_that_is_emptied_is_filled_again_but_not_for_ever() {
+        let mut desk = desk();
+        let changes = [pool("main", "192.0.2.1-192.0.2.9"), upsert(service("a", 1, None))];
+        assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
+        for round in 1..=EMPTIED {
+            desk.heard(service("a", 2 * round, Some("192.0.2.1")));
+            let version = 2 * round + 1;
+            let written = give(&mut desk, [upsert(service("a", version, None))], true);
+            assert_eq!(written, [format!("a@{version} 192.0.2.1")]);
+        }
+        reasons(&mut desk);
+        desk.heard(service("a", 100, Some("192.0.2.1")));
+        assert!(give(&mut desk, [upsert(service("a", 101, None))], true).is_empty());
+        assert_eq!(reasons(&mut desk), ["StatusOverwritten"]);
     }
 
     #[test]
@@ -547,12 +674,57 @@ mod tests {
         let mut desk = desk();
         let changes = [pool("main", "192.0.2.1/32"), upsert(service("a", 1, None)), upsert(service("b", 1, None))];
         assert_eq!(give(&mut desk, changes, true), ["a@1 192.0.2.1"]);
-        desk.wrote(service("a", 2, Some("192.0.2.1")));
+        desk.heard(service("a", 2, Some("192.0.2.1")));
         let mut other = object("a", 3, None);
         other["spec"]["type"] = json!("ClusterIP");
         other["metadata"]["finalizers"] = json!([FINALIZER]);
         assert_eq!(give(&mut desk, [upsert(parse(other))], true), ["a@3", "b@1 192.0.2.1"]);
         assert!(give(&mut desk, [upsert(service("a", 4, None))], true).is_empty());
+    }
+
+    /// Asks for an address of its own.
+    fn asking(name: &str, version: u32, address: Option<&str>, asks: &str) -> Change {
+        let mut object = object(name, version, address);
+        object["spec"]["loadBalancerIP"] = json!(asks);
+        upsert(parse(object))
+    }
+
+    #[test]
+    fn an_address_is_written_once_nobody_else_lists_it_any_more() {
+        let mut desk = desk();
+        let (one, two) = ("192.0.2.1", "192.0.2.2");
+        let services = [asking("a", 1, Some(one), one), asking("b", 1, Some(two), two)];
+        let main = pool("main", "192.0.2.1-192.0.2.3");
+        assert!(give(&mut desk, std::iter::once(main).chain(services), true).is_empty());
+        // One moves away, another comes, whose name is first.
+        desk.take(asking("b", 2, Some(two), "192.0.2.3"));
+        desk.take(asking("a", 2, Some(one), two));
+        desk.decide(true);
+        assert_eq!(words(&mut desk), ["a@2 -", "b@2 192.0.2.3"]);
+        desk.heard(service("a", 3, None));
+        assert!(words(&mut desk).is_empty());
+        let Change::Upsert(Object::Service(moved)) = asking("b", 3, Some("192.0.2.3"), "192.0.2.3") else {
+            unreachable!()
+        };
+        desk.heard(moved);
+        desk.take(asking("a", 4, None, two));
+        assert_eq!(give(&mut desk, [], true), ["a@4 192.0.2.2"]);
+    }
+
+    #[test]
+    fn two_that_change_places_do_not_wait_for_each_other() {
+        let mut desk = desk();
+        let (one, two) = ("192.0.2.1", "192.0.2.2");
+        let services = [asking("a", 1, Some(one), one), asking("b", 1, Some(two), two)];
+        let main = pool("main", "192.0.2.1-192.0.2.2");
+        assert!(give(&mut desk, std::iter::once(main).chain(services), true).is_empty());
+        let changes = [asking("a", 2, Some(one), two), asking("b", 2, Some(two), one)];
+        assert_eq!(give(&mut desk, changes, true), ["a@2 -", "b@2 -"]);
+        for (name, asks) in [("a", two), ("b", one)] {
+            let Change::Upsert(Object::Service(empty)) = asking(name, 3, None, asks) else { unreachable!() };
+            desk.heard(empty);
+        }
+        assert_eq!(words(&mut desk), ["a@3 192.0.2.2", "b@3 192.0.2.1"]);
     }
 
     #[test]

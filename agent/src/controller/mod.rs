@@ -18,6 +18,8 @@ mod metrics;
 mod pace;
 mod patch;
 mod session;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

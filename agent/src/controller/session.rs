@@ -52,10 +52,8 @@ type Task = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What became of something.
 enum Done {
-    /// A Service was written, and is this now.
-    Wrote(Box<Service>),
-    /// It is this, for it was read again.
-    Read(Box<Service>),
+    /// A Service was written, or read again; it is this.
+    Heard(Box<Service>),
     /// It is not there any more; the source says so too.
     Gone(ServiceKey),
     /// It is to be tried again.
@@ -150,13 +148,9 @@ impl Session {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Wrote(service) => {
+            Done::Heard(service) => {
                 self.answered(&service.key());
-                self.desk.wrote(Arc::new(*service));
-            }
-            Done::Read(service) => {
-                self.answered(&service.key());
-                self.desk.see(Arc::new(*service));
+                self.desk.heard(Arc::new(*service));
             }
             Done::Gone(key) => self.answered(&key),
             Done::Again(key) => {
@@ -264,7 +258,7 @@ async fn write(access: Arc<Access>, work: Work, metrics: Arc<Metrics>) -> Done {
     let written = ask(&access, &collection, Ask::PatchStatus(&key.name, &patch)).await;
     metrics.wrote(written.is_ok());
     let error = match written {
-        Ok(service) => return Done::Wrote(Box::new(service)),
+        Ok(service) => return Done::Heard(Box::new(service)),
         Err(error) => error,
     };
     if error.is(404) {
@@ -272,7 +266,7 @@ async fn write(access: Arc<Access>, work: Work, metrics: Arc<Metrics>) -> Done {
     }
     if error.is(409) {
         match ask(&access, &collection, Ask::Get(&key.name)).await {
-            Ok(service) => return Done::Read(Box::new(service)),
+            Ok(service) => return Done::Heard(Box::new(service)),
             Err(error) if error.is(404) => return Done::Gone(key),
             Err(error) => tracing::debug!(service = %key, %error, "it cannot be read"),
         }
