@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use culvert_model::ServiceKey;
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::kube::{Access, random};
@@ -133,9 +134,22 @@ impl fmt::Display for Involved {
     }
 }
 
-/// Takes conditions. Cheap to clone; does nothing where there is no API server.
+/// Takes conditions. Cheap to clone; does nothing where there is no API server. With the last clone the writing ends.
 #[derive(Clone, Debug, Default)]
-pub struct Events(Option<Arc<Shared>>);
+pub struct Events(Option<Arc<Writer>>);
+
+/// The task that writes, and what it shares.
+#[derive(Debug)]
+struct Writer {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -148,8 +162,8 @@ impl Events {
     pub fn start(access: Arc<Access>, reporter: Reporter) -> Self {
         let board = Board::new(reporter.rate, Instant::now());
         let shared = Arc::new(Shared { board: Mutex::new(board), news: Notify::new() });
-        tokio::spawn(run(Arc::clone(&shared), access, reporter));
-        Self(Some(shared))
+        let task = tokio::spawn(run(Arc::clone(&shared), access, reporter)).abort_handle();
+        Self(Some(Arc::new(Writer { shared, task })))
     }
 
     /// For a source without an API server.
@@ -164,7 +178,7 @@ impl Events {
 
     /// Replaces all conditions of a topic.
     pub fn set(&self, topic: &Topic, conditions: Vec<Condition>) {
-        let Some(shared) = &self.0 else { return };
+        let Some(Writer { shared, .. }) = self.0.as_deref() else { return };
         if shared.lock().set(topic, conditions, Instant::now(), random()) {
             shared.news.notify_one();
         }
@@ -172,7 +186,7 @@ impl Events {
 
     /// Tells of something that happened, once. The same again within some minutes is told of as a series.
     pub fn tell(&self, happened: Condition) {
-        let Some(shared) = &self.0 else { return };
+        let Some(Writer { shared, .. }) = self.0.as_deref() else { return };
         shared.lock().tell(happened, Instant::now());
         shared.news.notify_one();
     }
