@@ -8,6 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Request;
+use kube::{Client, Config};
 use serde_json::Value;
 
 use crate::place::Place;
@@ -18,6 +23,8 @@ use crate::{programs, shell};
 const LIMIT: Duration = Duration::from_mins(2);
 /// Users by their tokens: one that may do all, one that may do what its roles say.
 const TOKENS: &str = "admin-token,admin,1,system:masters\nagent-token,system:serviceaccount:kube-system:culvert,2\n";
+/// Objects that are created at a time.
+const AT_ONCE: usize = 16;
 /// Where the API server listens, usually.
 const PORT: u16 = 6443;
 
@@ -145,6 +152,27 @@ impl ControlPlane {
         let said = self.ask(User::Admin, "POST", path, Some(object))?;
         ensure!(said["kind"] != "Status", "{path}: {said}");
         Ok(said)
+    }
+
+    /// Creates many objects as an administrator, some at a time.
+    pub fn create_all(&self, path: &str, objects: &[Value]) -> Result<()> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig(User::Admin)?)?;
+        self.place.block_on(|| async {
+            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+            let client = Client::try_from(config)?;
+            let created = futures_util::stream::iter(objects).map(|object| {
+                let client = &client;
+                async move {
+                    let body = object.to_string().into_bytes();
+                    let request = Request::new(path).create(&PostParams::default(), body)?;
+                    client
+                        .request_text(request)
+                        .await
+                        .with_context(|| format!("{path}: {}", object["metadata"]["name"]))
+                }
+            });
+            created.buffer_unordered(AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await
+        })
     }
 
     /// Changes an object by a merge patch.

@@ -1,9 +1,10 @@
 //! `culvert controller` against a real API server, with the rights and the definitions that `deploy/` gives it and no more.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use culvert_tests::agent::{END, binary};
@@ -21,10 +22,14 @@ const EVENTS: &str = "/api/v1/namespaces/shop/events";
 const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools";
 const PODS: &str = "/api/v1/namespaces/metallb-system/pods";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/culvert-controller";
+const STATE: &str = "/apis/metallb.io/v1beta1/namespaces/kube-system/configurationstates/culvert-controller";
+const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 const POOL: &str = "metallb.io/ip-allocated-from-pool";
 const LIMIT: Duration = Duration::from_mins(1);
+/// How many Services the largest test has, unless `CULVERT_CONTROLLER_SERVICES` says more.
+const MANY: usize = 1_000;
 
 /// An API server in a namespace of its own, and controllers beside it.
 struct Stage {
@@ -158,6 +163,19 @@ impl Stage {
         self.with_log(found)
     }
 
+    /// Waits until the configuration's state says so.
+    fn state(&self, result: &str, status: &str, reason: &str) -> Result<Value> {
+        let found = eventually("the configuration's state", LIMIT, || {
+            let state = self.plane.ask(User::Admin, "GET", STATE, None)?;
+            let condition = &state["status"]["conditions"][0];
+            ensure!(state["status"]["result"] == result, "{state}");
+            ensure!(condition["type"] == "poolReconcilerValid", "{state}");
+            ensure!(condition["status"] == status && condition["reason"] == reason, "{state}");
+            Ok(Some(state))
+        });
+        self.with_log(found)
+    }
+
     /// What a server of a controller says.
     fn ask(&self, port: u16, path: &str) -> Result<String> {
         self.place.sh(&format!("curl --silent --fail --max-time 3 http://127.0.0.1:{port}{path}"))
@@ -226,14 +244,11 @@ fn services_get_addresses_and_give_them_up() -> Result<()> {
         Ok(Some(()))
     });
     stage.with_log(told)?;
-    let state = "/apis/metallb.io/v1beta1/namespaces/kube-system/configurationstates/culvert-controller";
-    let told = eventually("the configuration's state", LIMIT, || {
-        let state = stage.plane.ask(User::Admin, "GET", state, None)?;
-        ensure!(state["status"]["result"] == "Invalid", "{state}");
-        Ok(Some(()))
-    });
-    stage.with_log(told)?;
+    stage.state("Invalid", "False", "ConfigurationError")?;
     stage.has("api", "192.0.2.2", "main")?;
+    stage.plane.delete(&format!("{POOLS}/overlaps"))?;
+    let state = stage.state("Valid", "True", "Reconciled")?;
+    ensure!(state["metadata"]["labels"] == json!({"metallb.io/component-type": "controller"}), "{state}");
     let (_, mut one) = stage.controllers.remove(0);
     let status = one.terminate(END)?;
     ensure!(status.success(), "{status}");
@@ -358,5 +373,101 @@ fn while_metallb_runs_nothing_is_written_and_then_every_address_is_kept() -> Res
     ensure!(service["metadata"]["finalizers"].is_null(), "{service}");
     stage.plane.patch(&format!("{PODS}/controller/status"), &json!({"status": {"phase": "Succeeded"}}))?;
     stage.has("web", "192.0.2.9", "main")?;
+    Ok(())
+}
+
+#[test]
+fn what_is_refused_holds_up_nobody_else_and_is_written_once_it_can_be() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "192.0.2.0/27")?;
+    let policy = json!({
+        "metadata": {"name": "refuses"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["services/status"]}]},
+            "validations": [{"expression": "!has(object.metadata.labels) || !('refused' in object.metadata.labels)"}],
+        },
+    });
+    stage.plane.create(&format!("{ADMISSION}/validatingadmissionpolicies"), &policy)?;
+    let binding =
+        json!({"metadata": {"name": "refuses"}, "spec": {"policyName": "refuses", "validationActions": ["Deny"]}});
+    stage.plane.create(&format!("{ADMISSION}/validatingadmissionpolicybindings"), &binding)?;
+    let names: Vec<String> = (10..26).map(|number| format!("refused-{number}")).collect();
+    for name in &names {
+        let mut object = service(name);
+        object["metadata"]["labels"] = json!({"refused": ""});
+        stage.plane.create(SERVICES, &object)?;
+    }
+    // From now on the policy is in force.
+    let refuses = eventually("the policy is in force", LIMIT, || {
+        let patch = json!({"metadata": {"annotations": {"a": "b"}}});
+        let said = stage.plane.ask(User::Admin, "PATCH", &format!("{SERVICES}/refused-10/status"), Some(&patch))?;
+        ensure!(said["reason"] == "Invalid", "{said}");
+        Ok(Some(()))
+    });
+    stage.with_log(refuses)?;
+    stage.start("one", &[])?;
+    let tried = eventually("all of them are tried", LIMIT, || {
+        let tried = count(&stage.ask(7472, "/metrics")?, "metallb_k8s_client_update_errors_total")?;
+        ensure!(tried >= names.len(), "{tried} writes were refused");
+        Ok(Some(()))
+    });
+    stage.with_log(tried)?;
+    let before = Instant::now();
+    stage.plane.create(SERVICES, &service("welcome"))?;
+    stage.has("welcome", "192.0.2.16", "main")?;
+    // A refused one that changes is tried again at once.
+    stage.plane.patch(&format!("{SERVICES}/refused-10"), &json!({"metadata": {"labels": null}}))?;
+    stage.has("refused-10", "192.0.2.0", "main")?;
+    ensure!(before.elapsed() < LIMIT / 2, "it takes {:?}", before.elapsed());
+    Ok(())
+}
+
+/// A counter's value.
+fn count(metrics: &str, name: &str) -> Result<usize> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.with_context(|| format!("{name} is not in\n{metrics}"))
+}
+
+#[test]
+fn many_services_get_an_address_each_by_one_write_each() -> Result<()> {
+    let many = std::env::var("CULVERT_CONTROLLER_SERVICES").ok().map_or(Ok(MANY), |number| number.parse())?;
+    let rate = std::env::var("CULVERT_CONTROLLER_RATE").unwrap_or_else(|_| "10000".to_owned());
+    let mut stage = Stage::new()?;
+    stage.define()?;
+    stage.pool("main", "10.0.0.0/8")?;
+    let objects: Vec<Value> = (0..many)
+        .map(|number| {
+            let mut object = service(&format!("s-{number}"));
+            // There are not so many node ports.
+            object["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+            object
+        })
+        .collect();
+    stage.plane.create_all(SERVICES, &objects)?;
+    let start = Instant::now();
+    stage.start("one", &[&format!("--kube-api-qps={rate}"), "--kube-api-burst=100"])?;
+    let limit = LIMIT + Duration::from_millis(50) * u32::try_from(many)?;
+    let written = eventually("all are written", limit, || {
+        let written = count(&stage.ask(7472, "/metrics")?, "metallb_k8s_client_updates_total")?;
+        ensure!(written >= many, "{written} are written");
+        Ok(Some(start.elapsed()))
+    });
+    let time = stage.with_log(written)?;
+    let has = eventually("all have addresses", LIMIT, || {
+        let list = stage.plane.ask(User::Admin, "GET", SERVICES, None)?;
+        let items = list["items"].as_array().context("no list")?;
+        let addresses = items.iter().filter_map(|item| item["status"]["loadBalancer"]["ingress"][0]["ip"].as_str());
+        let addresses: BTreeSet<&str> = addresses.collect();
+        ensure!(addresses.len() == many, "{} have addresses", addresses.len());
+        Ok(Some(()))
+    });
+    stage.with_log(has)?;
+    let metrics = stage.ask(7472, "/metrics")?;
+    for (name, wanted) in [("metallb_k8s_client_updates_total", many), ("metallb_k8s_client_update_errors_total", 0)] {
+        ensure!(count(&metrics, name)? == wanted, "{metrics}");
+    }
+    println!("{many} Services have addresses after {time:.1?}, one each {:.1?}", time / u32::try_from(many)?);
     Ok(())
 }

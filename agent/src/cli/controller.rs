@@ -1,6 +1,7 @@
 //! `culvert controller`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use clap::Args;
 
@@ -21,6 +22,12 @@ pub struct ControllerArgs {
     /// The loadBalancerClass of the Services that get addresses; by default those that have no class
     #[arg(long, value_name = "CLASS")]
     pub load_balancer_class: Option<String>,
+    /// Services whose status is written in a second, at most
+    #[arg(long, value_name = "NUMBER", default_value = "50")]
+    pub kube_api_qps: NonZeroU32,
+    /// ... and at once, after a pause
+    #[arg(long, value_name = "NUMBER", default_value = "100")]
+    pub kube_api_burst: NonZeroU32,
     /// The Lease of the one that writes
     #[arg(long, value_name = "NAME", default_value = "culvert-controller")]
     pub lease_name: String,

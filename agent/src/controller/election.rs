@@ -1,6 +1,8 @@
 //! The I/O of the election: what [`Candidate`] wants read and written, and until when it leads.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use culvert_source::kube::{Access, Ask, AskError};
@@ -142,16 +144,17 @@ pub async fn leads(term: &mut watch::Receiver<Term>) -> bool {
     term.wait_for(now).await.is_ok()
 }
 
-/// Waits until this one leads no more: its time is over, whether anybody says so or not.
+/// Waits until this one leads no more: its time is over, whether anybody says so or not. Looks at the clock whenever it is polled: in a
+/// process that was stopped, a timer may ring later than an answer comes.
 pub async fn lost(term: &mut watch::Receiver<Term>) {
     loop {
         let Some(until) = term.borrow_and_update().until else { return };
-        if Instant::now() >= until {
-            return;
-        }
+        let over = poll_fn(|_| if Instant::now() >= until { Poll::Ready(()) } else { Poll::Pending });
         tokio::select! {
-            () = tokio::time::sleep_until(until.into()) => {}
+            biased;
+            () = over => return,
             changed = term.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(until.into()) => return,
         }
     }
 }

@@ -29,7 +29,8 @@ pub async fn find(
         let path = format!("/api/v1/namespaces/{namespace}/pods");
         for labels in LABELS {
             let text = access.ask(&path, Ask::List(labels), ANSWER).await?;
-            if let Some(pod) = serves(&text, class) {
+            let unreadable = |error| AskError::Unreachable(format!("an answer that is no list of pods: {error}"));
+            if let Some(pod) = serves(&text, class).map_err(unreadable)? {
                 return Ok(Some(format!("{namespace}/{pod}")));
             }
         }
@@ -76,11 +77,11 @@ struct Status {
     phase: String,
 }
 
-/// The first pod of a list that runs and serves Services of a class; what cannot be read serves nothing.
-fn serves(list: &str, class: Option<&str>) -> Option<String> {
-    let List { items } = serde_json::from_str(list).ok()?;
+/// The first pod of a list that runs and serves Services of a class.
+fn serves(list: &str, class: Option<&str>) -> serde_json::Result<Option<String>> {
+    let List { items } = serde_json::from_str(list)?;
     let serves = |pod: &Pod| pod.status.phase == "Running" && pod.class() == class.unwrap_or_default();
-    items?.into_iter().find(serves).map(|pod| pod.metadata.name)
+    Ok(items.unwrap_or_default().into_iter().find(serves).map(|pod| pod.metadata.name))
 }
 
 impl Pod {
@@ -121,9 +122,9 @@ mod tests {
             (pod("Running", &["--lb-class=metallb"]), Some("metallb"), &found),
             (pod("Running", &["--lb-class", "metallb"]), Some("metallb"), &found),
             (json!({"items": null}).to_string(), None, &None),
-            ("nonsense".to_owned(), None, &None),
         ] {
-            assert_eq!(&serves(&text, class), wanted, "{text} {class:?}");
+            assert_eq!(&serves(&text, class).unwrap(), wanted, "{text} {class:?}");
         }
+        assert!(serves("nonsense", None).is_err());
     }
 }

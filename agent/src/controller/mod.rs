@@ -4,7 +4,7 @@
 //! lease (pure) ◄─► election ─ until when this one leads ─► reign ─┬─ metallb: does MetalLB's own controller run?
 //!                                                                 └─ session ◄─► desk (pure): who gets which address
 //!                                                                       │           └─ patch (pure): what is / what should be
-//!                                                                       └─► API server: status, events
+//!                                                                       └─► API server: status, events (outbox, status)
 //! ```
 //!
 //! Who does not lead reads nothing but the Lease. Who begins to lead reads everything anew: the API server has it all, what the last leader
@@ -14,10 +14,15 @@ mod desk;
 mod election;
 mod lease;
 mod metallb;
-mod metrics;
+pub mod metrics;
+mod outbox;
 mod pace;
 mod patch;
 mod session;
+mod status;
+#[cfg(test)]
+mod tests;
+mod unanswered;
 #[cfg(test)]
 mod world;
 
@@ -40,7 +45,9 @@ use self::desk::Scope;
 use self::election::{Election, Place, Term};
 use self::lease::{Candidate, Terms};
 use self::metrics::Metrics;
-use self::session::{Rule, Session};
+use self::pace::Rate;
+use self::session::{ANSWER, Rule, Session, Tools};
+use self::unanswered::Unanswered;
 use crate::cli::ControllerArgs;
 use crate::output::Done;
 use crate::{http, logging, signals};
@@ -91,49 +98,57 @@ async fn controller(args: &ControllerArgs, identity: &str, stop: impl Future<Out
     } else {
         args.config_namespaces.iter().cloned().collect()
     };
-    let events = Events::start(Arc::clone(&access), Reporter::controller(identity));
     let scope = Scope { class: args.load_balancer_class.clone(), config_namespaces };
-    let reign = Reign { access, namespace, scope, events, metrics };
+    let rate = Rate { burst: args.kube_api_burst.get(), interval: Duration::from_secs(1) / args.kube_api_qps.get() };
+    let unanswered = Unanswered::default();
+    let tools = Tools { access, namespace, metrics, unanswered: unanswered.clone(), rate };
+    let reign = Reign { tools, scope, reporter: Reporter::controller(identity) };
     tokio::select! {
         () = reign.forever(term) => bail!("the election has ended"),
         signal = stop => tracing::info!(signal, "ending; every address stays"),
     }
-    // Nothing is written any more: another may begin.
-    drop(end);
-    election.await.context("the election has ended")?;
+    // Nothing is asked any more. Another may begin at once if nothing is carried out any more either; else after the Lease's duration.
+    if unanswered.is_empty() {
+        drop(end);
+        election.await.context("the election has ended")?;
+    } else {
+        election.abort();
+    }
     Ok(Done::Well)
 }
 
 /// What there is to do while one leads.
 struct Reign {
-    access: Arc<Access>,
-    namespace: String,
+    tools: Tools,
     scope: Scope,
-    events: Events,
-    metrics: Arc<Metrics>,
+    reporter: Reporter,
 }
 
 impl Reign {
     /// Leads, whenever it is this one's turn. Ends with the election.
     async fn forever(&self, mut term: watch::Receiver<Term>) {
+        let metrics = &self.tools.metrics;
         while election::leads(&mut term).await {
             tracing::info!("holds the Lease: leads");
-            self.metrics.leads(true);
+            metrics.leads(true);
             tokio::select! {
                 biased;
                 () = election::lost(&mut term) => tracing::warn!("has lost the Lease: writes nothing any more"),
                 () = self.lead() => {}
             }
-            self.metrics.leads(false);
-            self.metrics.waits_for_metallb(false);
+            metrics.leads(false);
+            metrics.waits_for_metallb(false);
         }
     }
 
     /// Works as MetalLB's own controller lets it.
     async fn lead(&self) {
+        // They are this term's: with it, their writing ends.
+        let events = Events::start(Arc::clone(&self.tools.access), self.reporter.clone());
         let mut metallb = self.find_metallb().await;
         loop {
-            self.metrics.waits_for_metallb(metallb.is_some());
+            self.tools.metrics.waits_for_metallb(metallb.is_some());
+            self.tools.metrics.configured(false, false);
             let rule = match &metallb {
                 None => Rule::Give,
                 Some(pod) => {
@@ -144,20 +159,24 @@ impl Reign {
                     Rule::LetGo
                 }
             };
-            let session = Session::new(
-                Arc::clone(&self.access),
-                &self.namespace,
-                rule,
-                self.scope.clone(),
-                self.events.clone(),
-                Arc::clone(&self.metrics),
-            );
+            self.wait_for_answers().await;
+            let session = Session::new(self.tools.clone(), rule, self.scope.clone(), events.clone());
             tokio::select! {
                 biased;
                 changed = self.metallb_changes(metallb.is_some()) => metallb = changed,
                 () = session.run() => {}
             }
         }
+    }
+
+    /// What an earlier session asked for, and was not answered, may be carried out after all: the API server is given its time.
+    async fn wait_for_answers(&self) {
+        let unanswered = &self.tools.unanswered;
+        if unanswered.is_empty() {
+            return;
+        }
+        tokio::time::sleep(ANSWER).await;
+        unanswered.clear();
     }
 
     /// The pod of MetalLB's own controller, if there is one. Asks until that is known.
@@ -201,7 +220,7 @@ impl Reign {
     }
 
     async fn look(&self) -> Result<Option<String>, AskError> {
-        metallb::find(&self.access, &self.scope.config_namespaces, self.scope.class.as_deref()).await
+        metallb::find(&self.tools.access, &self.scope.config_namespaces, self.scope.class.as_deref()).await
     }
 }
 

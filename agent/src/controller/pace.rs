@@ -2,31 +2,39 @@
 
 use std::time::{Duration, Instant};
 
+/// How fast is written at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many at once...
+    pub burst: u32,
+    /// ... and how long it takes until one more may be.
+    pub interval: Duration,
+}
+
 /// A token bucket.
 #[derive(Debug)]
 pub struct Pace {
-    burst: u32,
-    interval: Duration,
+    rate: Rate,
     /// When the bucket will be full.
     full: Instant,
 }
 
 impl Pace {
-    /// A full bucket: `burst` at once, and one more each `interval`.
-    pub fn new(burst: u32, interval: Duration, now: Instant) -> Self {
-        Self { burst, interval, full: now }
+    /// A full bucket.
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, full: now }
     }
 
     /// When the next may be done; not after `now` if that is at once.
     pub fn next(&self, now: Instant) -> Instant {
-        let missing = self.full.saturating_duration_since(now) + self.interval;
-        let capacity = self.interval * self.burst;
-        now + missing.saturating_sub(capacity)
+        let Rate { burst, interval } = self.rate;
+        let missing = self.full.saturating_duration_since(now) + interval;
+        now + missing.saturating_sub(interval * burst)
     }
 
     /// One is done.
     pub fn take(&mut self, now: Instant) {
-        self.full = self.full.max(now) + self.interval;
+        self.full = self.full.max(now) + self.rate.interval;
     }
 }
 
@@ -38,7 +46,7 @@ mod tests {
     fn a_burst_and_then_one_by_one() {
         let start = Instant::now();
         let tenth = Duration::from_millis(100);
-        let mut pace = Pace::new(3, tenth, start);
+        let mut pace = Pace::new(Rate { burst: 3, interval: tenth }, start);
         for _ in 0..3 {
             assert!(pace.next(start) <= start);
             pace.take(start);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source ─ batches ──►┐                ┌─► patches of Services, a few at a time, at a bounded rate ─► answers ─┐
-//!                     ├─ Desk: decides ┼─► status of pools                                                    │
+//!                     ├─ Desk: decides ┼─► Outbox: status of pools and of the configuration ───────► answers ─┤
 //! answers ───────────►┘                └─► events, metrics                                                    │
 //!    ▲                                                                                                        │
 //!    └────────────────────────────────────────────────────────────────────────────────────────────────────────┘
@@ -18,35 +18,31 @@ use std::time::{Duration, Instant};
 
 use culvert_model::ServiceKey;
 use culvert_model::objects::Service;
-use culvert_pools::PoolStatus;
 use culvert_source::events::{Condition, Events, Involved, Scope, Weight};
 use culvert_source::kube::{self, Access, Ask, AskError};
 use culvert_source::{Batch, Fault, Progress};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde_json::Value;
 
 use super::desk::{self, Desk, Notice, Work};
 use super::metrics::Metrics;
-use super::pace::Pace;
+use super::outbox::Outbox;
+use super::pace::{Pace, Rate};
+use super::status;
+use super::unanswered::Unanswered;
 
 /// Writes that are under way at most.
 const PARALLEL: usize = 8;
-/// Writes at once...
-const BURST: u32 = 100;
-/// ... and how long it takes until one more may be.
-const INTERVAL: Duration = Duration::from_millis(20);
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// The pause after a write of which nobody knows what became of it.
 const RETRY: Duration = Duration::from_secs(2);
 /// The pause after a write that was refused for good, as it seems.
 const REFUSED: Duration = Duration::from_mins(1);
-/// The status of pools is written no more often than this.
-const POOLS: Duration = Duration::from_secs(1);
-
-/// The name of the controller's `ConfigurationState`.
-const STATE: &str = "culvert-controller";
+/// A status of one of MetalLB's objects is written no more often than this.
+const STATUS: Duration = Duration::from_secs(1);
 
 type Task = Pin<Box<dyn Future<Output = Done> + Send>>;
 
@@ -56,10 +52,10 @@ enum Done {
     Heard(Box<Service>),
     /// It is not there any more; the source says so too.
     Gone(ServiceKey),
-    /// It is to be tried again.
-    Again(ServiceKey),
-    /// A status was written that nothing waits for.
-    Other,
+    /// It was not written, or nobody knows; it is tried again after a pause, or as soon as it changes.
+    Failed(ServiceKey, Duration),
+    /// A status of one of MetalLB's objects was written; or it was not, and is to be tried again after a pause.
+    Status(status::Object, Result<(), (Value, Duration)>),
 }
 
 /// What a session does.
@@ -71,56 +67,61 @@ pub enum Rule {
     LetGo,
 }
 
+/// What sessions work with.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The way to the API server.
+    pub access: Arc<Access>,
+    /// The controller's own namespace.
+    pub namespace: String,
+    /// The controller's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Services whose last write has no answer.
+    pub unanswered: Unanswered,
+    /// How fast Services are written.
+    pub rate: Rate,
+}
+
 /// The parts of a session.
 pub struct Session {
-    access: Arc<Access>,
+    tools: Tools,
     rule: Rule,
     desk: Desk,
     events: Events,
-    metrics: Arc<Metrics>,
     tasks: FuturesUnordered<Task>,
+    /// Writes of Services that are under way.
     writing: usize,
+    /// Services that are tried again at a time.
+    again: BTreeMap<ServiceKey, Instant>,
     pace: Pace,
-    pools: BTreeMap<(String, String), PoolStatus>,
-    pools_due: Instant,
+    outbox: Outbox<status::Object, Value>,
     faults: Vec<Fault>,
-    /// The controller's own namespace.
-    namespace: String,
     /// What was said of the configuration, if anything was.
     said: Option<Vec<String>>,
 }
 
 impl Session {
     /// Nothing is known, and nothing asked.
-    pub fn new(
-        access: Arc<Access>,
-        namespace: &str,
-        rule: Rule,
-        scope: desk::Scope,
-        events: Events,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let now = Instant::now();
+    pub fn new(tools: Tools, rule: Rule, scope: desk::Scope, events: Events) -> Self {
+        let pace = Pace::new(tools.rate, Instant::now());
         Self {
-            access,
+            tools,
             rule,
             desk: Desk::new(scope),
             events,
-            metrics,
             tasks: FuturesUnordered::new(),
             writing: 0,
-            pace: Pace::new(BURST, INTERVAL, now),
-            pools: BTreeMap::new(),
-            pools_due: now,
+            again: BTreeMap::new(),
+            pace,
+            outbox: Outbox::new(),
             faults: Vec::new(),
-            namespace: namespace.to_owned(),
             said: None,
         }
     }
 
     /// Works for ever. The objects are read from now on: what an earlier leader wrote is among them.
     pub async fn run(mut self) {
-        let mut batches = kube::watch_addresses(&self.access);
+        let mut batches = kube::watch_addresses(&self.tools.access);
         loop {
             let now = Instant::now();
             let next = self.begin(now);
@@ -151,32 +152,39 @@ impl Session {
             Done::Heard(service) => {
                 self.answered(&service.key());
                 self.desk.heard(Arc::new(*service));
+                self.decide(false);
             }
             Done::Gone(key) => self.answered(&key),
-            Done::Again(key) => {
+            Done::Failed(key, pause) => {
                 self.answered(&key);
-                self.desk.again(key);
+                self.again.insert(key, Instant::now() + pause);
             }
-            Done::Other => return,
+            Done::Status(object, written) => {
+                let (again, pause) = written.err().unzip();
+                self.outbox.done(&object, again, Instant::now() + pause.unwrap_or(STATUS));
+            }
         }
-        self.decide(false);
     }
 
     fn answered(&mut self, key: &ServiceKey) {
         self.writing -= 1;
         self.desk.answered(key);
+        self.again.remove(key);
     }
 
     fn decide(&mut self, complete: bool) {
         self.desk.decide(complete);
-        self.pools.extend(self.desk.take_pools());
+        let now = Instant::now();
+        for ((namespace, name), status) in self.desk.take_pools() {
+            self.outbox.put(status::Object::Pool(namespace, name), status::of_pool(status), now);
+        }
         for notice in self.desk.take_notices() {
             self.tell(notice);
         }
         if self.desk.is_checked() {
             self.tell_validity();
         }
-        self.metrics.set_pools(self.desk.usage());
+        self.tools.metrics.set_pools(self.desk.usage());
     }
 
     fn tell(&self, Notice { service, reason, warning, message }: Notice) {
@@ -198,7 +206,7 @@ impl Session {
     fn tell_validity(&mut self) {
         let findings = self.desk.findings();
         let words: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        self.metrics.configured(self.desk.is_configured(), !words.is_empty());
+        self.tools.metrics.configured(self.desk.is_configured(), !words.is_empty());
         if self.said.as_ref() == Some(&words) {
             return;
         }
@@ -217,30 +225,31 @@ impl Session {
                 weight: Weight::Warning,
             });
         }
-        self.tasks.push(Box::pin(write_state(Arc::clone(&self.access), self.namespace.clone(), words.clone())));
+        let state = status::Object::Configuration(self.tools.namespace.clone());
+        self.outbox.put(state, status::of_configuration(&words, Timestamp::now()), Instant::now());
         self.said = Some(words);
     }
 
     /// Begins what may begin. When there is more to begin, if that is a matter of time.
     fn begin(&mut self, now: Instant) -> Option<Instant> {
-        if !self.pools.is_empty() && now >= self.pools_due {
-            self.pools_due = now + POOLS;
-            for ((namespace, name), status) in std::mem::take(&mut self.pools) {
-                self.tasks.push(Box::pin(write_pool(Arc::clone(&self.access), namespace, name, status)));
-            }
+        for (object, status) in self.outbox.take(now) {
+            self.tasks.push(Box::pin(write_status(Arc::clone(&self.tools.access), object, status)));
         }
-        let pools = (!self.pools.is_empty()).then_some(self.pools_due);
+        for (key, _) in self.again.extract_if(.., |_, at| *at <= now) {
+            self.desk.again(key);
+        }
+        let later = [self.outbox.next(), self.again.values().min().copied()].into_iter().flatten().min();
         while self.writing < PARALLEL {
             let next = self.pace.next(now);
             if next > now {
-                return Some(pools.map_or(next, |pools| pools.min(next)));
+                return Some(later.map_or(next, |later| later.min(next)));
             }
             let Some(work) = self.desk.next() else { break };
             self.pace.take(now);
             self.writing += 1;
-            self.tasks.push(Box::pin(write(Arc::clone(&self.access), work, Arc::clone(&self.metrics))));
+            self.tasks.push(Box::pin(write(self.tools.clone(), work)));
         }
-        pools
+        later
     }
 }
 
@@ -252,11 +261,15 @@ async fn sleep_until(until: Option<Instant>) {
 }
 
 /// Writes a Service. Where it has changed meanwhile, it is read again.
-async fn write(access: Arc<Access>, work: Work, metrics: Arc<Metrics>) -> Done {
+async fn write(tools: Tools, work: Work) -> Done {
     let Work { service: key, patch } = work;
     let collection = format!("/api/v1/namespaces/{}/services", key.namespace);
-    let written = ask(&access, &collection, Ask::PatchStatus(&key.name, &patch)).await;
-    metrics.wrote(written.is_ok());
+    tools.unanswered.begin(&key);
+    let written = ask(&tools.access, &collection, Ask::PatchStatus(&key.name, &patch)).await;
+    tools.metrics.wrote(written.is_ok());
+    if matches!(written, Ok(_) | Err(AskError::Refused { .. })) {
+        tools.unanswered.answered(&key);
+    }
     let error = match written {
         Ok(service) => return Done::Heard(Box::new(service)),
         Err(error) => error,
@@ -265,7 +278,7 @@ async fn write(access: Arc<Access>, work: Work, metrics: Arc<Metrics>) -> Done {
         return Done::Gone(key);
     }
     if error.is(409) {
-        match ask(&access, &collection, Ask::Get(&key.name)).await {
+        match ask(&tools.access, &collection, Ask::Get(&key.name)).await {
             Ok(service) => return Done::Heard(Box::new(service)),
             Err(error) if error.is(404) => return Done::Gone(key),
             Err(error) => tracing::debug!(service = %key, %error, "it cannot be read"),
@@ -273,9 +286,7 @@ async fn write(access: Arc<Access>, work: Work, metrics: Arc<Metrics>) -> Done {
     } else {
         tracing::warn!(service = %key, %error, "its status could not be written; it is tried again");
     }
-    let refused = matches!(error, AskError::Refused { code, .. } if code != 409 && code != 429);
-    tokio::time::sleep(if refused { REFUSED } else { RETRY }).await;
-    Done::Again(key)
+    Done::Failed(key, pause_after(&error))
 }
 
 async fn ask(access: &Access, collection: &str, ask: Ask<'_>) -> Result<Service, AskError> {
@@ -283,45 +294,23 @@ async fn ask(access: &Access, collection: &str, ask: Ask<'_>) -> Result<Service,
     serde_json::from_str(&text).map_err(|error| AskError::Unreachable(format!("an answer that is no Service: {error}")))
 }
 
-/// Writes the status of a pool. Should it fail, it is right again with the next change.
-async fn write_pool(access: Arc<Access>, namespace: String, name: String, status: PoolStatus) -> Done {
-    let collection = format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/ipaddresspools");
-    if let Err(error) = access.ask(&collection, Ask::PatchStatus(&name, &pool_status(status)), ANSWER).await {
-        tracing::debug!(namespace, name, %error, "the status of a pool could not be written");
-    }
-    Done::Other
-}
-
-fn pool_status(status: PoolStatus) -> Value {
-    let PoolStatus { assigned_ipv4, assigned_ipv6, available_ipv4, available_ipv6 } = status;
-    json!({"status": {
-        "assignedIPv4": assigned_ipv4, "assignedIPv6": assigned_ipv6,
-        "availableIPv4": available_ipv4, "availableIPv6": available_ipv6,
-    }})
-}
-
-/// Writes what is said of the configuration where MetalLB's users look for it. Where its definition is not installed, nobody does.
-async fn write_state(access: Arc<Access>, namespace: String, words: Vec<String>) -> Done {
-    let collection = format!("/apis/metallb.io/v1beta1/namespaces/{namespace}/configurationstates");
-    let status = configuration_state(&words);
-    let mut written = access.ask(&collection, Ask::PatchStatus(STATE, &status), ANSWER).await;
-    if written.as_ref().is_err_and(|error| error.is(404)) {
-        let object = json!({
-            "apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
-            "metadata": {"name": STATE, "labels": {"metallb.io/component-type": "controller"}},
-        });
-        written = access.ask(&collection, Ask::Create(&object), ANSWER).await;
-        if written.is_ok() {
-            written = access.ask(&collection, Ask::PatchStatus(STATE, &status), ANSWER).await;
+/// Writes a status of one of MetalLB's objects. A pool that is gone has none; a definition that is not installed may come.
+async fn write_status(access: Arc<Access>, object: status::Object, status: Value) -> Done {
+    let written = match status::write(&access, &object, &status, ANSWER).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.is(404) && matches!(object, status::Object::Pool(..)) => Ok(()),
+        Err(error) => {
+            tracing::debug!(?object, %error, "a status could not be written; it is tried again");
+            Err((status, pause_after(&error)))
         }
-    }
-    if let Err(error) = written {
-        tracing::debug!(%error, "the ConfigurationState could not be written");
-    }
-    Done::Other
+    };
+    Done::Status(object, written)
 }
 
-fn configuration_state(words: &[String]) -> Value {
-    let result = if words.is_empty() { "Valid" } else { "Invalid" };
-    json!({"status": {"result": result, "errorSummary": words.join("; ")}})
+/// The pause after a write that failed. What was refused is most likely refused again, but for a conflict and for too many requests.
+fn pause_after(error: &AskError) -> Duration {
+    match error {
+        AskError::Refused { code: 409 | 429, .. } | AskError::Unreachable(_) => RETRY,
+        AskError::Refused { .. } => REFUSED,
+    }
 }

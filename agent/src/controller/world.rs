@@ -254,7 +254,7 @@ fn upsert(object: &Value) -> Change {
 }
 
 /// A merge patch (RFC 7396).
-fn merge(object: &mut Value, patch: &Value) {
+pub fn merge(object: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *object = patch.clone();
         return;
