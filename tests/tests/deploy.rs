@@ -53,6 +53,8 @@ fn matrix() -> Vec<Value> {
                 "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}}]}}},
             "apiServers": ["https://192.0.2.1:6443"], "imagePullSecrets": [{"name": "registry"}]}),
         json!({"controller": {"enabled": true}, "crds": {"install": false}, "rbac": {"create": false}}),
+        json!({"controller": {"enabled": true}, "metrics": scraped, "podMonitor": {"enabled": true}}),
+        json!({"controller": {"enabled": true, "bindAddress": "[::]:9120"}, "metrics": scraped, "serviceMonitor": {"enabled": true}}),
     ]
 }
 
@@ -195,6 +197,23 @@ fn the_controller_may_write_the_status_of_services_and_of_pools_its_own_state_an
             "verbs": ["patch"]},
     ]);
     ensure!(role["rules"] == lease, "{role}");
+    Ok(())
+}
+
+#[test]
+fn the_controller_is_scraped_where_the_agent_is() -> Result<()> {
+    for (name, kind) in [("podMonitor", "PodMonitor"), ("serviceMonitor", "ServiceMonitor")] {
+        let values = json!({"controller": {"enabled": true}, "metrics": {"bindAddress": "0.0.0.0:10249"}, name: {"enabled": true}});
+        let objects = by_name(Chart::new().render(&values)?)?;
+        let deployment = objects.get("Deployment culvert-controller").context("no Deployment")?;
+        let container = containers(deployment).next().context("no container")?;
+        ensure!(container["ports"] == json!([{"name": "metrics", "containerPort": 7472}]), "{container}");
+        for part in ["agent", "controller"] {
+            let monitor =
+                objects.get(&format!("{kind} culvert-{part}")).with_context(|| format!("{part}: no {kind}"))?;
+            ensure!(monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == part, "{monitor}");
+        }
+    }
     Ok(())
 }
 

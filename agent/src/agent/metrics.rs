@@ -339,6 +339,9 @@ mod tests {
         metrics.queued(Timestamp::UNIX_EPOCH);
         metrics.synced(Timestamp::UNIX_EPOCH, Duration::ZERO);
         let text = metrics.text(Some(status)).unwrap();
+        let controller = crate::controller::metrics::Metrics::new();
+        controller.set_pools([("main".into(), culvert_pools::PoolStatus::default())].into());
+        let text = text + &controller.text().unwrap();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
     }
@@ -346,7 +349,8 @@ mod tests {
     /// The metrics that a text of expressions names.
     fn named(text: &str) -> BTreeSet<String> {
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-        words.filter(|word| word.starts_with("culvert_") || word.starts_with("kubeproxy_")).map(str::to_owned).collect()
+        let ours = |word: &&str| ["culvert_", "kubeproxy_", "metallb_"].iter().any(|prefix| word.starts_with(prefix));
+        words.filter(ours).map(str::to_owned).collect()
     }
 
     #[test]
