@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, value_parser};
 
 use super::{KubeArgs, LogFormat};
 
@@ -35,13 +36,13 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "NAME")]
     pub lease_namespace: Option<String>,
     /// Seconds after which another may take a Lease that is not renewed
-    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), default_value_t = 15)]
     pub lease_duration: u64,
     /// Seconds without a renewal after which the holder stops writing; less than the duration
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), default_value_t = 10)]
     pub lease_renew_deadline: u64,
     /// Seconds between renewals, and between attempts of the others; at most half of the deadline
-    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), default_value_t = 2)]
     pub lease_retry_period: u64,
     /// The name under which this one holds the Lease, and no other one does; the host name (which is a pod's) and the process
     /// id by default
@@ -56,4 +57,9 @@ pub struct ControllerArgs {
     /// What is logged: error, warn, info, debug or trace, or directives such as `info,culvert_source=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CULVERT_LOG")]
     pub log_level: String,
+}
+
+/// No longer than a day: sums of times stay sums.
+fn seconds() -> RangedU64ValueParser {
+    value_parser!(u64).range(1..=86_400)
 }

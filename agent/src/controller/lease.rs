@@ -98,10 +98,12 @@ impl Record {
     pub fn parse(text: &str) -> serde_json::Result<Self> {
         let Object { metadata, spec } = serde_json::from_str(text)?;
         let spec = spec.unwrap_or_default();
+        // An `int32` of the API's; more than that is as long as it can be.
+        let seconds = spec.lease_duration_seconds.unwrap_or(0).clamp(0, i32::MAX.into()).unsigned_abs();
         Ok(Self {
             version: metadata.resource_version,
             holder: spec.holder_identity.unwrap_or_default(),
-            duration: Duration::from_secs(spec.lease_duration_seconds.and_then(|s| s.try_into().ok()).unwrap_or(0)),
+            duration: Duration::from_secs(seconds),
             transitions: spec.lease_transitions.and_then(|count| count.try_into().ok()).unwrap_or(0),
         })
     }
@@ -431,6 +433,10 @@ mod tests {
             let text = format!(r#"{{"metadata":{{"resourceVersion":"5"}},"spec":{bare}}}"#);
             assert_eq!(parse(&text), Record { version: "5".into(), ..Record::default() });
         }
+        let longest = r#"{"metadata":{"resourceVersion":"5"},"spec":{"holderIdentity":"a","leaseDurationSeconds":9223372036854775807}}"#;
+        let mut candidate = Candidate::new("me".into(), TERMS, Instant::now());
+        candidate.read(Some(parse(longest)), Instant::now());
+        assert!(matches!(candidate.step(Instant::now()), Step::Wait(_)));
         assert!(Record::parse("{}").is_err());
     }
 

@@ -86,9 +86,8 @@ async fn answer(State(server): State<Arc<Server>>, request: Request) -> Response
     let path = parts.uri.path();
     let of_lease = path.starts_with(LEASES);
     match parts.method {
-        Method::POST if of_lease => server.change_lease(&body),
         Method::PATCH if of_lease && server.forgets_the_lease => std::future::pending().await,
-        Method::PATCH if of_lease => server.change_lease(&body),
+        Method::POST | Method::PATCH if of_lease => server.change_lease(&body),
         Method::GET if of_lease => {
             server.lease_read.notify_one();
             let lease = server.lease.lock().unwrap().as_ref().map(ToString::to_string);
@@ -127,9 +126,8 @@ fn list(objects: &[Value]) -> Response {
     lines.push(
         json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "1", "annotations": annotations}}}),
     );
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    let begin = futures_util::stream::iter([Ok::<_, Infallible>(text)]);
-    Body::from_stream(begin.chain(futures_util::stream::pending())).into_response()
+    let lines = futures_util::stream::iter(lines).map(|line| Ok::<_, Infallible>(format!("{line}\n")));
+    Body::from_stream(lines.chain(futures_util::stream::pending())).into_response()
 }
 
 fn service(name: &str) -> Value {
@@ -197,4 +195,14 @@ async fn with_the_lease_ends_what_is_under_way_and_nothing_is_begun() {
     let terms = ["--lease-duration=3", "--lease-renew-deadline=2", "--lease-retry-period=1"];
     controller(&arguments(directory.path(), address, &terms), "me", stop).await.unwrap();
     assert_eq!(server.writes(), 1);
+}
+
+#[test]
+fn times_that_are_too_long_to_be_added_are_refused() {
+    for argument in ["--lease-duration", "--lease-renew-deadline", "--lease-retry-period"] {
+        for (seconds, taken) in [("0", false), ("86400", true), ("86401", false), ("18446744073709551615", false)] {
+            let parsed = Cli::try_parse_from(["culvert", "controller", &format!("{argument}={seconds}")]);
+            assert_eq!(parsed.is_ok(), taken, "{argument}={seconds}");
+        }
+    }
 }

@@ -58,10 +58,6 @@ struct Place {
 impl Place {
     fn of(object: &Involved) -> Option<Self> {
         let Involved { kind, namespace, name: _ } = object;
-        let of_metallb = |kind: culvert_pools::Kind| {
-            let version = kind.api_versions()[0];
-            (version, format!("/apis/{version}/namespaces/{namespace}/{}", kind.plural()))
-        };
         let (api_version, path) = match kind.as_str() {
             "Service" => ("v1", format!("/api/v1/namespaces/{namespace}/services")),
             "EndpointSlice" => {
@@ -72,9 +68,10 @@ impl Place {
                 return Some(Self { api_version: "v1", path: "/api/v1/nodes".into(), events_in: "default".into() });
             }
             kind => {
-                let kind =
-                    culvert_pools::Kind::ALL.into_iter().find(|one| one.name() == kind && one.is_namespaced())?;
-                of_metallb(kind)
+                let mut kinds = culvert_pools::Kind::ALL.into_iter();
+                let kind = kinds.find(|one| one.name() == kind && one.is_namespaced())?;
+                let version = kind.api_versions()[0];
+                (version, format!("/apis/{version}/namespaces/{namespace}/{}", kind.plural()))
             }
         };
         Some(Self { api_version, path, events_in: namespace.clone() })
