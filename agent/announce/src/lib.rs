@@ -1,0 +1,16 @@
+//! Which node answers for an address in layer 2? No I/O, and no clock but the times that are handed in.
+//!
+//! ```text
+//! Nodes, their reports, Services, L2Advertisements, who holds what
+//!        │
+//!        ▼
+//!     choice ─► for each address: the node and links that answer, and why no other does
+//! ```
+//!
+//! - [`choice`]: who should answer. A function of its inputs: every node that sees the same comes to the same.
+//! - [`hold`]: what failed and came back waits, longer each time.
+//!
+//! `docs/LAYER2.md` says it for users; the tables in `tests/cases` are the rules in examples.
+
+pub mod choice;
+pub mod hold;
