@@ -5,12 +5,17 @@
 //!        │
 //!        ▼
 //!     choice ─► for each address: the node and links that answer, and why no other does
+//!        │ what this node wants                 ▲ who is heard, who holds what
+//!        ▼                                      │
+//!     liveness ─► what this node claims, and the kernel may speak for
 //! ```
 //!
 //! - [`choice`]: who should answer. A function of its inputs: every node that sees the same comes to the same.
 //! - [`hold`]: what failed and came back waits, longer each time.
+//! - [`liveness`]: who may. Leases that a majority gives; never two speak for one address.
 //!
 //! `docs/LAYER2.md` says it for users; the tables in `tests/cases` are the rules in examples.
 
 pub mod choice;
 pub mod hold;
+pub mod liveness;
