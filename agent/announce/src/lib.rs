@@ -8,14 +8,19 @@
 //!        │ what this node wants                 ▲ who is heard, who holds what
 //!        ▼                                      │
 //!     liveness ─► what this node claims, and the kernel may speak for
+//!        │ a new address
+//!        ▼
+//!     probe ─► is it free? packets to be sent, and conflicts
 //! ```
 //!
 //! - [`choice`]: who should answer. A function of its inputs: every node that sees the same comes to the same.
 //! - [`hold`]: what failed and came back waits, longer each time.
 //! - [`liveness`]: who may. Leases that a majority gives; never two speak for one address.
+//! - [`probe`]: RFC 5227 and duplicate address detection, announcements and defence; ARP and NDP as bytes.
 //!
 //! `docs/LAYER2.md` says it for users; the tables in `tests/cases` are the rules in examples.
 
 pub mod choice;
 pub mod hold;
 pub mod liveness;
+pub mod probe;
