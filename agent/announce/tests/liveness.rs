@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_announce::liveness::wire::{Inbox, Key, Message};
-use culvert_announce::liveness::{Action, Agent, Electorate, Kernel, NodeId, Time, Times};
+use culvert_announce::liveness::{Action, Agent, Kernel, NodeId, Time, Times};
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
@@ -77,6 +77,10 @@ struct World {
     sent: u64,
     /// The Lease at the API server: who has it, and until when nobody else gets it.
     lease: Option<(usize, u64)>,
+    /// Who counts, since when, and when which node will see that.
+    electorate: BTreeSet<NodeId>,
+    elected: u64,
+    changes: BTreeMap<usize, u64>,
     /// A node that reaches nobody: no client hears it, nor does the API server.
     unheard: Option<usize>,
     spoke: BTreeMap<IpAddr, u64>,
@@ -102,7 +106,8 @@ impl World {
             offset: random.below(1_000_000 * SECOND),
             witness_asked: 0,
         });
-        let nodes = nodes.collect();
+        let nodes: Vec<Node> = nodes.collect();
+        let electorate = nodes.iter().map(|node| node.id).collect();
         let key = Key::new(b"a secret of the cluster").unwrap();
         let (cut, packets, spoke) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         let mut world = Self {
@@ -115,6 +120,9 @@ impl World {
             packets,
             sent: 0,
             lease: None,
+            electorate,
+            elected: 0,
+            changes: BTreeMap::new(),
             unheard: None,
             spoke,
             longest_silence: 0,
@@ -124,18 +132,39 @@ impl World {
     }
 
     fn start_agent(&mut self, i: usize) {
-        let electorate = Electorate::new(self.nodes.iter().map(|node| node.id).collect());
-        let now = self.now;
+        let (nodes, now) = (self.electorate.clone(), self.now);
         let node = &mut self.nodes[i];
         if !node.up || node.agent.is_some() {
             return;
         }
-        node.kernel.set_electorate(electorate.clone());
         // Microseconds since some common origin, as a wall clock gives them.
         let seq = 1_000_000_000 + now;
         let clock = node.clock(now);
-        node.agent = Some(Agent::new(&node.kernel, node.id, electorate, seq, Times::default(), clock));
+        let agent = Agent::new(&node.kernel, node.id, nodes, seq, Times::default(), clock);
+        node.kernel.set_electorate(agent.electorate().clone());
+        node.agent = Some(agent);
+        self.changes.remove(&i);
+        let node = &mut self.nodes[i];
         (node.inbox, node.seq) = (Inbox::default(), seq);
+    }
+
+    /// Another electorate, which each node sees within some seconds.
+    fn elect(&mut self, nodes: BTreeSet<NodeId>) {
+        (self.electorate, self.elected) = (nodes, self.now);
+        self.changes = (0..self.nodes.len()).map(|i| (i, self.now + self.random.below(5 * SECOND))).collect();
+    }
+
+    fn see_electorate(&mut self, i: usize) {
+        if self.changes.get(&i).is_none_or(|at| *at > self.now) {
+            return;
+        }
+        let node = &mut self.nodes[i];
+        let clock = node.clock(self.now);
+        if let Some(agent) = &mut node.agent {
+            self.changes.remove(&i);
+            agent.elect(self.electorate.clone(), clock);
+            node.kernel.set_electorate(agent.electorate().clone());
+        }
     }
 
     fn crash(&mut self, i: usize) {
@@ -219,6 +248,7 @@ impl World {
 
     /// The first node in the address's order that is heard should answer.
     fn tick(&mut self, i: usize) {
+        self.see_electorate(i);
         let now = self.nodes[i].clock(self.now);
         let count = self.nodes.len();
         let node = &mut self.nodes[i];
@@ -385,9 +415,11 @@ fn never_two() {
         for _ in 0..60 {
             let nodes = world.nodes.len() as u64;
             let (one, other) = (world.random.below(nodes) as usize, world.random.below(nodes) as usize);
-            match world.random.below(12) {
+            match world.random.below(13) {
                 0 => world.crash(one),
-                1 | 2 => world.boot(one),
+                // One that boots knows of no earlier electorate: a limit that docs/LAYER2.md tells.
+                1 | 2 if world.now >= world.elected + 6 * SECOND => world.boot(one),
+                1 | 2 => {}
                 3 => world.nodes[one].agent = None,
                 4 | 5 => world.start_agent(one),
                 6 => world.isolate(one),
@@ -395,6 +427,10 @@ fn never_two() {
                 8 => world.cut.clear(),
                 9 => world.weather = FOUL,
                 10 => world.weather = FAIR,
+                11 if world.now >= world.elected + 6 * SECOND => {
+                    let who = world.random.next();
+                    world.elect((1..=nodes).filter(|id| (who >> id) & 1 != 0 || *id == one as u64 + 1).collect());
+                }
                 _ => {
                     let side = world.random.next();
                     let sides = (0..nodes as usize).flat_map(|a| (0..nodes as usize).map(move |b| (a, b)));
@@ -406,6 +442,8 @@ fn never_two() {
         }
         world.cut.clear();
         world.weather = Weather { loss: 0, ..FAIR };
+        world.elect((1..=world.nodes.len() as u64).collect());
+        world.run(16 * SECOND);
         for i in 0..world.nodes.len() {
             world.boot(i);
             world.start_agent(i);
@@ -451,12 +489,8 @@ fn without_a_majority_all_are_silent() {
     world.run(3 * SECOND);
     assert!(world.spoke.values().all(|last| *last <= now), "{:?}, now {now}", world.spoke);
     // Their objects are deleted, so that two nodes are all there are.
-    for i in 3..5 {
-        let clock = world.nodes[i].clock(world.now);
-        let node = &mut world.nodes[i];
-        let electorate = node.agent.as_mut().unwrap().elect(BTreeSet::from([4, 5]), clock).clone();
-        node.kernel.set_electorate(electorate);
-    }
+    world.elect(BTreeSet::from([4, 5]));
+    world.run(5 * SECOND);
     world.run(12 * SECOND);
     world.start_watch();
 }

@@ -84,8 +84,11 @@ impl Peer {
 
 impl Agent {
     /// An agent that starts, with what its kernel holds. `seq` is greater than any number that an earlier agent of the
-    /// node gave to a message or a version: microseconds since 1970 are.
-    pub fn new(kernel: &Kernel, id: NodeId, electorate: Electorate, seq: u64, times: Times, now: Time) -> Self {
+    /// node gave to a message or a version: microseconds since 1970 are. `nodes` are those that count; the kernel is to be
+    /// told what comes of it ([`Agent::electorate`]).
+    pub fn new(kernel: &Kernel, id: NodeId, nodes: BTreeSet<NodeId>, seq: u64, times: Times, now: Time) -> Self {
+        let mut electorate = kernel.electorate().clone();
+        electorate.change(nodes, now.saturating_add(times.settle));
         Self {
             id,
             times,
@@ -124,9 +127,13 @@ impl Agent {
     }
 
     /// Another electorate; the one before counts as well for [`Times::settle`].
-    pub fn elect(&mut self, nodes: BTreeSet<NodeId>, now: Time) -> &Electorate {
+    pub fn elect(&mut self, nodes: BTreeSet<NodeId>, now: Time) {
         self.electorate.change(nodes, now.saturating_add(self.times.settle));
         self.electorate.settle(now);
+    }
+
+    /// Who counts, for the kernel ([`Kernel::set_electorate`]).
+    pub fn electorate(&self) -> &Electorate {
         &self.electorate
     }
 

@@ -8,7 +8,8 @@ use super::{NodeId, Time};
 ///
 /// A change of it is seen by every node at another time. Two nodes that count in different sets could both find a
 /// majority, so after a change the earlier set counts as well for a while, and there must be a majority in each. If
-/// every node sees a change within that while, the sets of any two have one in common.
+/// every node sees a change within that while, the sets of any two have one in common. A kernel keeps them for the next
+/// agent; one that has just booted knows of no earlier set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Electorate {
     now: BTreeSet<NodeId>,
@@ -16,18 +17,15 @@ pub struct Electorate {
 }
 
 impl Electorate {
-    /// The first one that is known.
-    pub fn new(nodes: BTreeSet<NodeId>) -> Self {
-        Self { now: nodes, earlier: Vec::new() }
-    }
-
-    /// Takes another set; what counted until now does so until a time.
+    /// Takes another set; what counted until now, if anything did, does so until a time.
     pub fn change(&mut self, nodes: BTreeSet<NodeId>, until: Time) {
         if nodes == self.now {
             return;
         }
         let before = std::mem::replace(&mut self.now, nodes);
-        self.earlier.push((until, before));
+        if !before.is_empty() {
+            self.earlier.push((until, before));
+        }
     }
 
     /// Whether a node counts.
@@ -69,6 +67,12 @@ mod tests {
         nodes.iter().copied().collect()
     }
 
+    fn electorate(nodes: &[NodeId]) -> Electorate {
+        let mut electorate = Electorate::default();
+        electorate.change(set(nodes), Time::ZERO);
+        electorate
+    }
+
     #[test]
     fn what_is_a_quorum() {
         let cases: [(&[NodeId], &[NodeId], bool, bool); 10] = [
@@ -83,23 +87,23 @@ mod tests {
             (&[1, 2, 3, 4], &[1, 2], true, true),
             (&[], &[1], true, false),
         ];
-        for (electorate, votes, witness, want) in cases {
-            let got = Electorate::new(set(electorate)).is_quorum(&set(votes), witness, Time::ZERO);
-            assert_eq!(got, want, "{votes:?} of {electorate:?}, witness {witness}");
+        for (nodes, votes, witness, want) in cases {
+            let got = electorate(nodes).is_quorum(&set(votes), witness, Time::ZERO);
+            assert_eq!(got, want, "{votes:?} of {nodes:?}, witness {witness}");
         }
     }
 
     #[test]
     fn after_a_change_both_count_for_a_while() {
         let at = Duration::from_secs;
-        let mut electorate = Electorate::new(set(&[1, 2, 3]));
-        electorate.change(set(&[1, 4, 5]), at(10));
-        assert!(!electorate.is_quorum(&set(&[1, 2]), false, at(9)));
-        assert!(!electorate.is_quorum(&set(&[1, 4]), false, at(9)));
-        assert!(electorate.is_quorum(&set(&[1, 2, 4]), false, at(9)));
-        assert!(electorate.is_quorum(&set(&[1, 4]), false, at(10)));
-        assert!(electorate.contains(2, at(9)) && !electorate.contains(2, at(10)));
-        electorate.settle(at(10));
-        assert_eq!(electorate, Electorate::new(set(&[1, 4, 5])));
+        let mut changing = electorate(&[1, 2, 3]);
+        changing.change(set(&[1, 4, 5]), at(10));
+        assert!(!changing.is_quorum(&set(&[1, 2]), false, at(9)));
+        assert!(!changing.is_quorum(&set(&[1, 4]), false, at(9)));
+        assert!(changing.is_quorum(&set(&[1, 2, 4]), false, at(9)));
+        assert!(changing.is_quorum(&set(&[1, 4]), false, at(10)));
+        assert!(changing.contains(2, at(9)) && !changing.contains(2, at(10)));
+        changing.settle(at(10));
+        assert_eq!(changing, electorate(&[1, 4, 5]));
     }
 }

@@ -131,6 +131,11 @@ impl Kernel {
         self.agent_until = now.saturating_add(self.times.agent);
     }
 
+    /// Who counts.
+    pub fn electorate(&self) -> &Electorate {
+        &self.electorate
+    }
+
     /// The agent says who counts.
     pub fn set_electorate(&mut self, electorate: Electorate) {
         self.electorate = electorate;
