@@ -147,3 +147,87 @@ impl Kernel {
         self.witness_until = until;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const BOOT: u64 = 77;
+
+    fn ms(ms: u64) -> Time {
+        Duration::from_millis(ms)
+    }
+
+    fn address() -> IpAddr {
+        IpAddr::from([192, 0, 2, 1])
+    }
+
+    /// Node 1 of three, with an address in version 5.
+    fn kernel() -> Kernel {
+        let mut kernel = Kernel::new(1, BOOT, Times::default());
+        let mut electorate = Electorate::default();
+        electorate.change(BTreeSet::from([1, 2, 3]), Time::ZERO);
+        kernel.set_electorate(electorate);
+        kernel.agent_lives(Time::ZERO);
+        kernel.activate(5, BTreeSet::from([address()]));
+        kernel
+    }
+
+    fn beat(from: NodeId, seq: u64, boot: u64, stamp: Time, grant: Option<u64>) -> Beat {
+        Beat { from, to: 1, seq, stamp: Stamp { boot, time: stamp }, grant }
+    }
+
+    #[test]
+    fn which_grants_count() {
+        let now = ms(1000);
+        for (what, beat, counts) in [
+            ("as it should be", beat(2, 1, BOOT, ms(900), Some(5)), true),
+            ("a later version", beat(2, 1, BOOT, ms(900), Some(6)), true),
+            ("an earlier version", beat(2, 1, BOOT, ms(900), Some(4)), false),
+            ("none", beat(2, 1, BOOT, ms(900), None), false),
+            ("an old stamp", beat(2, 1, BOOT, ms(400), Some(5)), false),
+            ("a stamp of the future", beat(2, 1, BOOT, ms(1001), Some(5)), false),
+            ("a stamp of an earlier boot", beat(2, 1, BOOT - 1, ms(900), Some(5)), false),
+            ("a stranger's", beat(9, 1, BOOT, ms(900), Some(5)), false),
+            ("its own", beat(1, 1, BOOT, ms(900), Some(5)), false),
+            ("for another", Beat { to: 3, ..beat(2, 1, BOOT, ms(900), Some(5)) }, false),
+        ] {
+            let mut kernel = kernel();
+            kernel.beat(&beat, now);
+            assert_eq!(kernel.speaks(address(), now), counts, "{what}");
+            // From the stamp on, whenever the beat came.
+            assert_eq!(kernel.speaks(address(), ms(1499)), counts, "{what}");
+            assert!(!kernel.speaks(address(), ms(1500)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_beat_counts_once() {
+        let mut kernel = kernel();
+        let one = beat(2, 8, BOOT, ms(10), Some(5));
+        let echo = kernel.beat(&one, ms(20)).unwrap();
+        let stamp = Stamp { boot: BOOT, time: ms(20) };
+        assert_eq!(echo, Echo { from: 1, to: 2, seq: 8, stamp, mute: false });
+        assert_eq!(kernel.beat(&one, ms(30)), None);
+        assert_eq!(kernel.beat(&beat(2, 7, BOOT, ms(25), Some(5)), ms(30)), None);
+        assert!(kernel.beat(&beat(3, 7, BOOT, ms(25), Some(5)), ms(30)).is_some());
+    }
+
+    /// Who hears that a kernel is mute gives its addresses away at once; so an agent that comes back a moment later finds
+    /// no grant that is left, nor one that is still on its way.
+    #[test]
+    fn a_mute_kernel_starts_anew() {
+        let mut kernel = kernel();
+        let minute = ms(60_000);
+        kernel.beat(&beat(2, 1, BOOT, ms(59_900), Some(5)), ms(59_950));
+        assert!(kernel.speaks(address(), ms(59_999)) && !kernel.speaks(address(), minute));
+        assert!(kernel.beat(&beat(3, 1, BOOT, ms(59_900), None), minute).unwrap().mute);
+        kernel.agent_lives(minute);
+        assert!(!kernel.speaks(address(), minute));
+        kernel.beat(&beat(2, 2, BOOT, ms(59_950), Some(5)), ms(60_010));
+        assert!(!kernel.speaks(address(), ms(60_010)));
+        kernel.beat(&beat(2, 3, BOOT, ms(60_010), Some(5)), ms(60_020));
+        assert!(kernel.speaks(address(), ms(60_020)));
+    }
+}
