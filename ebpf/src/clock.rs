@@ -1,6 +1,6 @@
-//! Time, in ticks of the monotonic clock.
+//! Time of the monotonic clock, mostly in ticks.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use culvert_abi::TICK_SHIFT;
 
 /// The tick of now. The coarse clock moves once a jiffy, which is finer than any limit here, and costs a sixth of
@@ -9,6 +9,13 @@ use culvert_abi::TICK_SHIFT;
 pub fn now() -> u32 {
     // SAFETY: the helper takes nothing and returns a number.
     (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+}
+
+/// Nanoseconds of the exact clock: for what must end in time.
+#[inline(always)]
+pub fn nanoseconds() -> u64 {
+    // SAFETY: likewise.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Ticks from `then` to `now`. Zero when `then` is a little ahead, as a row written by another CPU may be.

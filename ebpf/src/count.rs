@@ -101,7 +101,7 @@ pub fn ended<const W: usize>(backend: u32, packets: u64, bytes: u64) {
 /// # Safety
 /// `word` is aligned, valid, and changed only like this.
 #[inline(always)]
-unsafe fn add(word: *mut u64, by: u64) {
+pub unsafe fn add(word: *mut u64, by: u64) {
     // SAFETY: the caller's promise. In assembly because `core` offers no atomic addition for this target.
     unsafe { asm!("lock *(u64 *)({word} + 0) += {by}", word = in(reg) word, by = in(reg) by, options(nostack)) };
 }

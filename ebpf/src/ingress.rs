@@ -3,7 +3,7 @@
 use culvert_abi::{Reason, V4, V6, address, flow, hook, proto, role};
 
 use crate::{
-    admit, bridge, clock, count,
+    admit, announce, bridge, clock, count,
     flow::{backend_lives, closed, end, establish, expired, find, mark},
     fragment, lookup,
     maps::config,
@@ -22,13 +22,25 @@ pub fn run<const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
     match verdict::family(skb) {
         Some(V4) => family::<V4, HOOK, L3>(skb),
         Some(_) => family::<V6, HOOK, L3>(skb),
+        None if announces::<HOOK, L3>() => announce::arp(skb),
         None => NEXT,
     }
+}
+
+/// Whether addresses are announced on such links: hosts that ask for a link address are on the other side.
+const fn announces<const HOOK: u8, const L3: u32>() -> bool {
+    HOOK == hook::NODE_INGRESS && L3 == crate::ETHERNET
 }
 
 #[inline(never)]
 fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
     let Some(packet) = Packet::<W>::read(skb, L3) else { return NEXT };
+    if announces::<HOOK, L3>() && announce::concerns(packet) {
+        let answered = announce::icmp(skb, packet);
+        if answered != NEXT {
+            return answered;
+        }
+    }
     let outcome = decide::<W, HOOK, L3>(skb, packet);
     if outcome == Outcome::LEAVE {
         return NEXT;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ingress ─► packet, parse ─► flow ─(none)─► admit ─► choose ─► nat (destination)
+//!    └─► announce: ARP, neighbour discovery and echo for announced addresses
 //! egress  ─► packet, parse ─► flow ─────────────────────────► nat (source)
 //!                               └─► outcome: leave, translate, drop, reject ─► verdict, reject
 //! socket  ─► lookup ─► choose ─► the socket's storage
@@ -15,6 +16,7 @@
 #![feature(asm_experimental_arch)] // one atomic addition, see `count`
 
 mod admit;
+mod announce;
 mod bridge;
 mod choose;
 mod clock;

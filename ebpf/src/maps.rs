@@ -11,8 +11,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie},
 };
 use culvert_abi::{
-    Affinity, AffinityKey, Backend, BackendCounters, Config, Datagram, DatagramKey, Event, Flow, FlowKey, Fragment,
-    FragmentKey, Frontend, FrontendKey, Link, PAGE_UNITS, Reason, ServiceCounters, Socket, V4, V6,
+    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, Config, Datagram,
+    DatagramKey, Event, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Link, PAGE_UNITS, Reason, Rival,
+    ServiceCounters, Socket, V4, V6,
 };
 
 // Hash maps that the agent fills take memory as they fill; what the programs fill (LRU) is always allocated whole.
@@ -105,6 +106,18 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_en
 #[map]
 pub static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(4_096, GROWING);
 
+/// Addresses that are answered for, by link.
+#[map]
+pub static ANNOUNCED: HashMap<AnnouncedKey, Announced> = HashMap::with_max_entries(16_384, GROWING);
+
+/// What was heard of them.
+#[map]
+pub static ANNOUNCED_COUNTERS: HashMap<AnnouncedKey, AnnouncedCounters> = HashMap::with_max_entries(16_384, GROWING);
+
+/// Hosts that use such an address, as [`Rival`].
+#[map]
+pub static RIVALS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+
 /// What connected sockets asked for and got; the kernel frees a row with its socket.
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
@@ -129,7 +142,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static SAMPLING: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Event>().is_multiple_of(8), "the ring buffer's records are aligned to 8");
+const _: () = {
+    assert!(size_of::<Event>().is_multiple_of(8), "the ring buffer's records are aligned to 8");
+    assert!(size_of::<Rival>().is_multiple_of(8), "the ring buffer's records are aligned to 8");
+};
 
 /// Read-only data, set by the agent before the programs are loaded. The verifier knows the values and prunes.
 #[unsafe(no_mangle)]

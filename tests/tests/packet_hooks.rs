@@ -138,7 +138,8 @@ fn world(node: &Place, a: &Place, b: &Place, links: &[u32]) -> World {
         }
     }
     for ifindex in links {
-        world.links.insert(*ifindex, Link { v4: node.v4(), v6: node.v6(), flags: link::POD, bridge: [0; 6] });
+        let (v4, v6, none) = (node.v4(), node.v6(), [0; 6]);
+        world.links.insert(*ifindex, Link { v4, v6, flags: link::POD, bridge: none, mac: none });
     }
     world
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_abi::{
-    APPENDED, Backend, BackendCounters, Flow, FlowKey, Frontend, FrontendKey, Plain, RangeKey, ServiceCounters, V4, V6,
-    proto, role,
+    APPENDED, AnnouncedKey, Backend, BackendCounters, Flow, FlowKey, Frontend, FrontendKey, Plain, RangeKey,
+    ServiceCounters, V4, V6, proto, role,
 };
 use culvert_api::plan::Protocol;
 use ipnet::IpNet;
@@ -216,6 +216,15 @@ pub fn range_key(ranges: u32, net: IpNet) -> Vec<u8> {
     }
 }
 
+/// Key of `ANNOUNCED` and `ANNOUNCED_COUNTERS`.
+pub fn announced_key(address: IpAddr, link: u32) -> Vec<u8> {
+    let (addr, family) = match address {
+        IpAddr::V4(address) => ([u32::from_ne_bytes(address.octets()), 0, 0, 0], Family::V4),
+        IpAddr::V6(address) => (words(&address.octets()), Family::V6),
+    };
+    AnnouncedKey { addr, family: family as u32, ifindex: link }.bytes().to_vec()
+}
+
 /// Value of `RANGES_V4/V6`: it says nothing.
 pub const RANGE_VALUE: [u8; 4] = 1_u32.to_ne_bytes();
 
@@ -283,6 +292,17 @@ pub fn decode_frontend_key(family: Family, key: &[u8]) -> FrontendAt {
         Family::V4 => decode::<V4>(key),
         Family::V6 => decode::<V6>(key),
     }
+}
+
+/// Key of `ANNOUNCED` and `ANNOUNCED_COUNTERS`: an address and a link.
+pub fn decode_announced_key(key: &[u8]) -> (IpAddr, u32) {
+    let AnnouncedKey { addr, family, ifindex } = AnnouncedKey::from_prefix(key);
+    (wide_ip(addr, family), ifindex)
+}
+
+/// An address in the four words that both families share in some maps; `family`: 4 or 6.
+pub fn wide_ip(addr: [u32; 4], family: u32) -> IpAddr {
+    if family == Family::V4 as u32 { ip([addr[0]]) } else { ip(addr) }
 }
 
 /// Value of `FRONTENDS_V4/V6`.
@@ -424,6 +444,7 @@ mod tests {
             let row = BackendRow { address, port: 8080, flags: 3, generation: 7, service: 9 };
             assert_eq!(decode_backend(family, &backend_value(row)), row);
             assert_eq!(decode_address(family, &address_key(address)), address);
+            assert_eq!(decode_announced_key(&announced_key(address, 7)), (address, 7));
             let net = IpNet::new(address, 24).unwrap().trunc();
             assert_eq!(decode_range_key(family, &range_key(5, net)), Some((5, net)));
         }

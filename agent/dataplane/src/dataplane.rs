@@ -15,7 +15,7 @@ use culvert_abi::{Config, config, socket_mode};
 use tokio::sync::watch;
 
 use crate::{
-    Error,
+    Error, announced,
     kernel::KernelStore,
     limits::{Limits, Memory},
     links::{
@@ -74,6 +74,8 @@ pub struct Dataplane {
     pub node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
     /// Samples of dropped packets.
     pub events: Option<RingBuf<MapData>>,
+    /// Word of hosts that use announced addresses.
+    pub rivals: Option<RingBuf<MapData>>,
     /// What the programs log, if they do; to be flushed when its descriptor is readable.
     pub log: Option<EbpfLogger<ToTracing>>,
     /// No agent ran on this node since it booted (or since `culvert cleanup`).
@@ -135,7 +137,7 @@ impl Dataplane {
             roles = hooks.take_over(object, store)?;
             sockets.attach(object, &pins).map(drop)
         })?;
-        let events = object.take_events();
+        let (events, rivals) = (object.take_events(), object.take_rivals());
         let log = if options.trace { object.take_log() } else { None };
         let store = KernelStore::open(&pins.maps())?;
         let (report_sender, report) = watch::channel(Arc::default());
@@ -157,6 +159,7 @@ impl Dataplane {
             report,
             node_addresses,
             events,
+            rivals,
             log,
             first_start,
             memory: object::memory(&options.limits)?,
@@ -176,6 +179,7 @@ pub fn cleanup(bpffs: &Path) -> Result<(), Error> {
     let pins = Pins::new(bpffs);
     let Some(_lock) = pins.try_lock()? else { return Err(Error::Busy(base)) };
     hooks::detach_all(&pins)?;
+    announced::leave_groups(&pins.maps());
     sockets::detach(&pins)?;
     remove_tree(&base)
 }

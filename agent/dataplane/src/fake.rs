@@ -7,8 +7,8 @@ use std::{
 };
 
 use culvert_abi::{
-    Affinity, AffinityKey, Backend, BackendCounters, Flow, FlowKey, Frontend, FrontendKey, Link, PAGE_UNITS, RangeKey,
-    Reason, ServiceCounters, V4, V6,
+    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, Flow, FlowKey,
+    Frontend, FrontendKey, Link, PAGE_UNITS, RangeKey, Reason, ServiceCounters, V4, V6,
 };
 
 use crate::store::{Cursor, Map, Store};
@@ -155,7 +155,7 @@ const E2BIG: i32 = 7;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 
-const ALL: [Map; 18] = [
+const ALL: [Map; 20] = [
     Map::ADDRESSES_V4,
     Map::ADDRESSES_V6,
     Map::FRONTENDS_V4,
@@ -170,6 +170,8 @@ const ALL: [Map; 18] = [
     Map::FLOWS_V4,
     Map::FLOWS_V6,
     Map::LINKS,
+    Map::ANNOUNCED,
+    Map::ANNOUNCED_COUNTERS,
     Map::SERVICE_COUNTERS,
     Map::BACKEND_COUNTERS_V4,
     Map::BACKEND_COUNTERS_V6,
@@ -194,6 +196,10 @@ impl FakeMap {
             Map::FLOWS_NEW_V4 | Map::FLOWS_V4 => (Kind::Lru, flows::<V4>(), sizes.flows),
             Map::FLOWS_NEW_V6 | Map::FLOWS_V6 => (Kind::Lru, flows::<V6>(), sizes.flows),
             Map::LINKS => (Kind::Hash, (4, size_of::<Link>()), 4_096),
+            Map::ANNOUNCED => (Kind::Hash, (size_of::<AnnouncedKey>(), size_of::<Announced>()), 16_384),
+            Map::ANNOUNCED_COUNTERS => {
+                (Kind::Hash, (size_of::<AnnouncedKey>(), size_of::<AnnouncedCounters>()), 16_384)
+            }
             Map::SERVICE_COUNTERS => (Kind::Array, (4, size_of::<ServiceCounters>()), sizes.services),
             Map::BACKEND_COUNTERS_V4 | Map::BACKEND_COUNTERS_V6 => {
                 (Kind::Array, (4, size_of::<BackendCounters>()), sizes.backends)

@@ -5,10 +5,13 @@
 //!                                  │    │
 //!                      maglev, slab, ids (who owns what)
 //!
+//! announced: addresses that are answered for in layer 2 ─► Store
+//!
 //! Dataplane::open ─► pins, migrate ─► object (aya) ─► sockets, links: hooks ─► kernel: Store
 //! ```
 #![deny(unsafe_code)] // but in `sys`, the one module that talks to the kernel itself
 
+pub mod announced;
 pub mod codec;
 pub mod conntrack;
 mod dataplane;
@@ -38,4 +41,4 @@ mod views;
 
 pub use dataplane::{Dataplane, Options, SocketMode, cleanup};
 pub use error::Error;
-pub use sys::xtables;
+pub use sys::{Frames, xtables};

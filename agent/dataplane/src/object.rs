@@ -40,7 +40,7 @@ pub const SOCKET_PROGRAMS: [&str; 8] =
 pub const FLOWS: [&str; 4] = ["FLOWS_NEW_V4", "FLOWS_NEW_V6", "FLOWS_V4", "FLOWS_V6"];
 
 /// The other maps that outlive a load of the object. All others are the programs' own scratch.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 23] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FRONTENDS_V4",
@@ -62,9 +62,12 @@ const PINNED: [&str; 21] = [
     "BACKEND_COUNTERS_V4",
     "BACKEND_COUNTERS_V6",
     "REASONS",
+    "ANNOUNCED",
+    "ANNOUNCED_COUNTERS",
 ];
-/// The ring buffer of samples.
+/// The ring buffers: of samples, and of hosts that use announced addresses.
 const EVENTS: &str = "EVENTS";
+const RIVALS: &str = "RIVALS";
 const PREVIOUS: &str = "PREVIOUS_";
 /// The packet programs that most nodes never hook: those of links without an Ethernet header.
 const RARE: [&str; 2] = ["node_ingress_l3", "node_egress_l3"];
@@ -106,7 +109,7 @@ pub fn shapes(limits: &Limits) -> Result<BTreeMap<String, Shape>, Error> {
         };
         Ok(((*name).to_owned(), shape))
     };
-    PINNED.iter().chain(&FLOWS).chain([&EVENTS]).map(shape).collect()
+    PINNED.iter().chain(&FLOWS).chain([&EVENTS, &RIVALS]).map(shape).collect()
 }
 
 /// What the maps will take of the kernel's memory with these limits.
@@ -169,6 +172,11 @@ impl Object {
     /// The samples of dropped packets; `None` if they were taken before.
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.ebpf().take_map(EVENTS)?.try_into().ok()
+    }
+
+    /// Word of hosts that use announced addresses; `None` if it was taken before.
+    pub fn take_rivals(&mut self) -> Option<RingBuf<MapData>> {
+        self.ebpf().take_map(RIVALS)?.try_into().ok()
     }
 
     /// Takes what the programs log, if they do; `None` if they cannot.

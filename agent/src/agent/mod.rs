@@ -80,8 +80,20 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let options = options(args);
     // It may wait for another agent, and loads programs: not on this thread, which must hear of signals.
     let dataplane = tokio::task::spawn_blocking(move || Dataplane::open(options)).await.context("cannot start")??;
-    let Dataplane { store, links, report, node_addresses, events, log, first_start, memory, warnings, method, lock } =
-        dataplane;
+    let Dataplane {
+        store,
+        links,
+        report,
+        node_addresses,
+        events,
+        rivals: _,
+        log,
+        first_start,
+        memory,
+        warnings,
+        method,
+        lock,
+    } = dataplane;
     // Held to the end.
     let _lock = lock;
     let total = memory.total();

@@ -9,11 +9,13 @@
 //!   reads the fields it knows.
 #![no_std]
 
+mod announce;
 mod hash;
 mod layout;
 mod maps;
 mod reason;
 
+pub use announce::*;
 pub use hash::{affinity_hash, flow_hash};
 pub use layout::Plain;
 pub use maps::*;

@@ -390,6 +390,10 @@ plain! {
         pub bridge: [u16; 3],
         /// Zero.
         pub zero: u16,
+        /// Of a node link: its own link address, as it lies in a frame; else zero.
+        pub mac: [u16; 3],
+        /// Zero.
+        pub zero_2: u16,
     }
 }
 

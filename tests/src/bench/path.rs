@@ -213,7 +213,7 @@ fn worlds() -> Result<World> {
         world.tables.insert(table, Table::maglev(&[id], 1));
         world.frontends.insert((family.frontend()?, proto::TCP), Frontend::new(service, View { table, ..view }));
     }
-    let link = Link { v4: "10.0.0.1".parse()?, v6: "fd00::1".parse()?, flags: 0, bridge: [0; 6] };
+    let link = Link { v4: "10.0.0.1".parse()?, v6: "fd00::1".parse()?, flags: 0, bridge: [0; 6], mac: [0; 6] };
     world.links.insert(IFINDEX, link);
     Ok(world)
 }

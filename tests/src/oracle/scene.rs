@@ -155,7 +155,7 @@ pub fn scene() -> Scene {
         IpAddr::V4(_) => Ipv6Addr::UNSPECIFIED,
     };
     let flags = link::POD | link::BRIDGE_V4 | link::BRIDGE_V6;
-    scene.world.links.insert(LINK, Link { v4, v6, flags, bridge: BRIDGE });
+    scene.world.links.insert(LINK, Link { v4, v6, flags, bridge: BRIDGE, mac: [0; 6] });
     scene.frontends = scene.world.frontends.keys().copied().collect();
     scene
 }

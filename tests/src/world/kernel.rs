@@ -10,10 +10,10 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupAttachMode, Program};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
-use culvert_abi::{Config, FrontendKey, Reason, ServiceCounters, V4, V6};
+use culvert_abi::{AnnouncedCounters, AnnouncedKey, Config, FrontendKey, Reason, ServiceCounters, V4, V6};
 use culvert_dataplane::object::OBJECT;
 
-use super::{Backend, Frontend, Link, View, World, slab};
+use super::{Announced, Backend, Frontend, Link, View, World, slab};
 
 /// The loaded object.
 pub struct Kernel {
@@ -63,6 +63,7 @@ impl Kernel {
         self.write_links(&old.links, &world.links)?;
         self.write_frontends(&old.frontends, &world.frontends)?;
         self.write_addresses(&old.addresses, &world.addresses)?;
+        self.write_announced(&old.announced, &world.announced)?;
         self.world = world.clone();
         Ok(())
     }
@@ -180,11 +181,32 @@ impl Kernel {
                 .map_or([0; 4], |words: [[u8; 4]; 4]| words.map(u32::from_ne_bytes)),
             v4: u32::from_ne_bytes(link.v4.octets()),
             flags: link.flags,
-            bridge: std::array::from_fn(|i| u16::from_ne_bytes([link.bridge[2 * i], link.bridge[2 * i + 1]])),
+            bridge: halves(link.bridge),
             zero: 0,
+            mac: halves(link.mac),
+            zero_2: 0,
         };
         let (old, new) = (old.iter().collect(), new.iter().collect());
         replace(self.hash("LINKS")?, &old, &new, |ifindex| Ok(*ifindex), row)
+    }
+
+    fn write_announced(
+        &mut self,
+        old: &BTreeMap<(IpAddr, u32), Announced>,
+        new: &BTreeMap<(IpAddr, u32), Announced>,
+    ) -> Result<()> {
+        let row = |row: &Announced| culvert_abi::Announced { until: row.until, flags: row.flags, zero: 0 };
+        let counters = |_: &Announced| AnnouncedCounters::zeroed();
+        let (old, new) = (old.iter().collect(), new.iter().collect());
+        // Counters begin anew with each world.
+        replace(self.hash("ANNOUNCED_COUNTERS")?, &old, &BTreeMap::new(), |at| Ok(announced_key(at)), counters)?;
+        replace(self.hash("ANNOUNCED_COUNTERS")?, &BTreeMap::new(), &new, |at| Ok(announced_key(at)), counters)?;
+        replace(self.hash("ANNOUNCED")?, &old, &new, |at| Ok(announced_key(at)), row)
+    }
+
+    /// What was counted for an announced address.
+    pub fn announced(&mut self, at: (IpAddr, u32)) -> Result<AnnouncedCounters> {
+        Ok(self.hash("ANNOUNCED_COUNTERS")?.get(&announced_key(&at), 0)?)
     }
 
     fn write_ranges(&mut self, old: &World, new: &World) -> Result<()> {
@@ -235,6 +257,23 @@ impl Kernel {
             }
         }
     }
+}
+
+/// The key of an announced address.
+fn announced_key((ip, ifindex): &(IpAddr, u32)) -> AnnouncedKey {
+    let (addr, family) = match ip {
+        IpAddr::V4(ip) => ([u32::from_ne_bytes(ip.octets()), 0, 0, 0], 4),
+        IpAddr::V6(ip) => {
+            let octets = ip.octets();
+            (std::array::from_fn(|i| u32::from_ne_bytes(std::array::from_fn(|k| octets[4 * i + k]))), 6)
+        }
+    };
+    AnnouncedKey { addr, family, ifindex: *ifindex }
+}
+
+/// A link address as the maps have it.
+fn halves(mac: [u8; 6]) -> [u16; 3] {
+    std::array::from_fn(|i| u16::from_ne_bytes([mac[2 * i], mac[2 * i + 1]]))
 }
 
 /// The address as words in network order.

@@ -30,6 +30,17 @@ pub struct World {
     pub ranges: BTreeMap<u32, Vec<IpNet>>,
     /// Source addresses of links, by ifindex.
     pub links: BTreeMap<u32, Link>,
+    /// Addresses that are announced, by link.
+    pub announced: BTreeMap<(IpAddr, u32), Announced>,
+}
+
+/// An address that is announced on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Nanoseconds of the monotonic clock.
+    pub until: u64,
+    /// Bits of `culvert_abi::announced`.
+    pub flags: u32,
 }
 
 /// A frontend.
@@ -91,6 +102,8 @@ pub struct Link {
     pub flags: u32,
     /// The link address of its bridge, zero = none.
     pub bridge: [u8; 6],
+    /// Its own link address, zero = none.
+    pub mac: [u8; 6],
 }
 
 impl View {

@@ -1,5 +1,6 @@
 //! The packet programs, packet by packet: what goes in, what comes out.
 
+mod announce;
 mod errors;
 mod flows;
 mod fragments;

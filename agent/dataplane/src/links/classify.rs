@@ -20,6 +20,8 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Direction, Patterns,
     state::{Header, Kind, Link, Network},
@@ -49,6 +51,21 @@ pub struct Wanted {
     pub bridge: Option<Bridge>,
     /// Set up: a node link that is not is hooked only when it is.
     pub up: bool,
+    /// Of a node link whose neighbours ask for link addresses: what they are told.
+    pub segment: Option<Segment>,
+}
+
+/// A link on which addresses can be answered for that it does not carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// It can carry packets.
+    pub running: bool,
+    /// How often its carrier came.
+    pub carrier_ups: u32,
+    /// The prefixes that are connected to it.
+    pub prefixes: BTreeSet<IpNet>,
 }
 
 /// A bridge that its ports' IP packets can be handed to, to be routed.
@@ -116,7 +133,8 @@ pub fn classify(network: &Network, known: Knowledge<'_>) -> BTreeMap<u32, Wanted
         };
         let bridge = if role == Role::Pod { view.gateway(link) } else { None };
         let source = view.source(*index, link);
-        Some((*index, Wanted { name: link.name.clone(), role, source, bridge, up: link.up }))
+        let segment = if role == Role::Node { segment(link) } else { None };
+        Some((*index, Wanted { name: link.name.clone(), role, source, bridge, up: link.up, segment }))
     });
     wanted.collect()
 }
@@ -128,6 +146,17 @@ const IPVS_LINK: &str = "kube-ipvs0";
 pub fn local_addresses(network: &Network) -> BTreeSet<IpAddr> {
     let links = network.links.values().filter(|link| link.name != IPVS_LINK);
     links.flat_map(|link| link.addresses.iter().map(|address| address.ip)).collect()
+}
+
+/// Tunnels are left out: who is at their other end has routes, and is nobody's neighbour.
+fn segment(link: &Link) -> Option<Segment> {
+    if !link.arp || matches!(link.kind, Kind::Tunnel | Kind::Tun) {
+        return None;
+    }
+    let net = |address: &super::state::Address| Some(IpNet::new(address.ip, address.prefix_length).ok()?.trunc());
+    let prefixes = link.addresses.iter().filter_map(net).collect();
+    let Link { running, carrier_ups, .. } = *link;
+    Some(Segment { mac: link.mac?, running, carrier_ups, prefixes })
 }
 
 struct View<'a> {

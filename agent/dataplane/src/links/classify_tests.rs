@@ -22,14 +22,19 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn prefixed(text: &str) -> (IpAddr, u8) {
+    let (address, length) = text.split_once('/').unwrap_or((text, "24"));
+    (ip(address), length.parse().unwrap())
+}
+
 impl Host {
     /// A host whose Node object has an address.
     fn of(node: &str) -> Self {
         Self { node_addresses: Some(BTreeSet::from([ip(node)])), ..Self::default() }
     }
 
-    /// Adds a link; `with` is a list of `peer-elsewhere`, `down`, `no-header`, `unknown-header`, `master=N`, `default` and
-    /// addresses.
+    /// Adds a link; `with` is a list of `peer-elsewhere`, `down`, `no-carrier`, `no-arp`, `no-header`, `unknown-header`,
+    /// `master=N`, `default` and addresses, which may have a prefix length.
     fn link(mut self, index: u32, name: &str, kind: Kind, with: &str) -> Self {
         let mut link = Link {
             name: name.to_owned(),
@@ -39,12 +44,17 @@ impl Host {
             master: None,
             peer_elsewhere: false,
             up: true,
+            running: true,
+            carrier_ups: 1,
+            arp: true,
             addresses: Vec::new(),
         };
         for word in with.split_whitespace() {
             match word {
                 "peer-elsewhere" => link.peer_elsewhere = true,
-                "down" => link.up = false,
+                "down" => (link.up, link.running) = (false, false),
+                "no-carrier" => link.running = false,
+                "no-arp" => link.arp = false,
                 "no-header" => link.header = Header::None,
                 "unknown-header" => link.header = Header::Unknown,
                 "default" => {
@@ -53,7 +63,10 @@ impl Host {
                 }
                 _ => match word.strip_prefix("master=") {
                     Some(master) => link.master = Some(master.parse().unwrap()),
-                    None => link.addresses.push(Address { ip: ip(word), source: true }),
+                    None => {
+                        let (ip, prefix_length) = prefixed(word);
+                        link.addresses.push(Address { ip, source: true, prefix_length });
+                    }
                 },
             }
         }
@@ -82,6 +95,31 @@ impl Host {
     fn source(&self, index: u32) -> Option<std::net::Ipv4Addr> {
         self.classify()[&index].source.v4
     }
+}
+
+#[test]
+fn addresses_are_answered_for_where_neighbours_ask() {
+    let host = Host::of("10.0.0.5")
+        .link(2, "eth0", Kind::Physical, "10.0.0.5/20 2001:db8::5/64 default")
+        .link(3, "eth1", Kind::Physical, "no-carrier")
+        .link(4, "eth0.100", Kind::Vlan, "10.7.0.5")
+        .link(5, "bond0", Kind::Bond, "10.8.0.5")
+        .link(6, "flannel.1", Kind::Tunnel, "10.244.0.0/32")
+        .link(7, "ipvlan0", Kind::Shared, "no-arp 10.9.0.5")
+        .link(8, "veth1", Kind::Pair, "peer-elsewhere 10.244.1.1/32")
+        .link(9, "wg0", Kind::Tunnel, "no-header 10.10.0.5");
+    let links = host.classify();
+    let segments = links.values().filter_map(|wanted| Some((wanted.name.as_str(), wanted.segment.as_ref()?)));
+    let segments: Vec<String> = segments
+        .map(|(name, Segment { running, prefixes, .. })| {
+            let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+            format!("{name} {running} {}", prefixes.join(","))
+        })
+        .collect();
+    let want =
+        ["eth0 true 10.0.0.0/20,2001:db8::/64", "eth1 false ", "eth0.100 true 10.7.0.0/24", "bond0 true 10.8.0.0/24"];
+    assert_eq!(segments, want);
+    assert_eq!(links[&2].segment.as_ref().unwrap().mac, [2, 0, 0, 0, 0, 2]);
 }
 
 #[test]

@@ -307,11 +307,17 @@ fn row(wanted: &Wanted) -> Row {
     }
     if let Some(bridge) = wanted.bridge {
         row.flags |= if bridge.v4 { link::BRIDGE_V4 } else { 0 } | if bridge.v6 { link::BRIDGE_V6 } else { 0 };
-        for (word, bytes) in row.bridge.iter_mut().zip(bridge.mac.as_chunks::<2>().0) {
-            *word = u16::from_ne_bytes(*bytes);
-        }
+        row.bridge = halves(bridge.mac);
+    }
+    if let Some(segment) = &wanted.segment {
+        row.mac = halves(segment.mac);
     }
     row
+}
+
+/// A link address as it lies in a frame.
+fn halves([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 fn rows(store: &KernelStore) -> Result<BTreeMap<u32, Role>, Error> {

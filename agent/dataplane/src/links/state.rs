@@ -41,6 +41,12 @@ pub struct Link {
     pub peer_elsewhere: bool,
     /// It is set up (`IFF_UP`).
     pub up: bool,
+    /// It can carry packets: set up, with a carrier.
+    pub running: bool,
+    /// How often its carrier came.
+    pub carrier_ups: u32,
+    /// Neighbours are asked for their link addresses there.
+    pub arp: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<Address>,
 }
@@ -90,6 +96,8 @@ pub struct Address {
     pub ip: IpAddr,
     /// The kernel would take it as the source of a packet to anywhere: global, primary, not deprecated or tentative.
     pub source: bool,
+    /// Length of the prefix that is connected with it.
+    pub prefix_length: u8,
 }
 
 /// Where packets to far addresses leave.
@@ -166,6 +174,9 @@ fn link(message: &LinkMessage) -> Option<(u32, Link)> {
         master: None,
         peer_elsewhere: false,
         up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp),
+        carrier_ups: 0,
+        arp: !flags.contains(LinkFlags::Noarp),
         addresses: Vec::new(),
     };
     for attribute in &message.attributes {
@@ -174,6 +185,7 @@ fn link(message: &LinkMessage) -> Option<(u32, Link)> {
             LinkAttribute::Address(mac) => found.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => found.master = Some(*index),
             LinkAttribute::LinkNetNsId(_) => found.peer_elsewhere = true,
+            LinkAttribute::CarrierUpCount(count) => found.carrier_ups = *count,
             LinkAttribute::LinkInfo(infos) => {
                 found.kind = infos.iter().find_map(kind).unwrap_or(found.kind);
             }
@@ -228,7 +240,8 @@ fn address(message: &AddressMessage) -> Option<Address> {
     let unfit = AddressFlags::Secondary | AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
     // Without `Local` there is no peer, and `Address` is the link's own.
     let ip = local.or(peer)?;
-    Some(Address { ip, source: message.header.scope == AddressScope::Universe && !flags.intersects(unfit) })
+    let source = message.header.scope == AddressScope::Universe && !flags.intersects(unfit);
+    Some(Address { ip, source, prefix_length: message.header.prefix_len })
 }
 
 /// Where and with what source the kernel would send a packet to `far`.

@@ -4,6 +4,7 @@
 //! Everything here is safe to call: lengths are checked against what the kernel says of the object.
 #![allow(unsafe_code)]
 
+mod frames;
 mod link;
 mod map;
 mod mapping;
@@ -22,6 +23,7 @@ use std::{
 
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 
+pub use frames::Frames;
 pub use link::{Anchor, Attached, Link, Target, query};
 pub use map::{Map, Shape, Write, cpus};
 pub use mapping::Mapping;
