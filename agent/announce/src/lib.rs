@@ -11,11 +11,15 @@
 //!        │ a new address
 //!        ▼
 //!     probe ─► is it free? packets to be sent, and conflicts
+//!        │ for every address and link
+//!        ▼
+//!     speaker ─► what the kernel may answer for, and what is sent when
 //! ```
 //!
 //! - [`choice`]: who should answer. A function of its inputs: every node that sees the same comes to the same.
 //! - [`hold`]: what failed and came back waits, longer each time.
 //! - [`liveness`]: who may. Leases that a majority gives; never two speak for one address.
+//! - [`speaker`]: all addresses of a node on all its links: rows for the kernel, and packets.
 //! - [`probe`]: RFC 5227 and duplicate address detection, announcements and defence; ARP and NDP as bytes.
 //!
 //! `docs/LAYER2.md` says it for users; the tables in `tests/cases` are the rules in examples.
@@ -24,3 +28,4 @@ pub mod choice;
 pub mod hold;
 pub mod liveness;
 pub mod probe;
+pub mod speaker;

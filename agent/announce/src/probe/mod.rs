@@ -67,6 +67,15 @@ pub struct Conflict {
     pub gives_way: bool,
 }
 
+/// How somebody claims an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It says that the address is its own.
+    Uses,
+    /// It asks whether anybody has the address, before it uses it.
+    Asks,
+}
+
 /// An address on a link.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -143,12 +152,28 @@ impl Watch {
         }
     }
 
-    /// Takes a packet that came in on the link. `ours` are the MACs of all nodes of the cluster.
+    /// Takes a packet that came in on the link; as [`Watch::claimed`].
+    pub fn heard(&mut self, packet: &Packet, ours: &BTreeSet<Mac>, now: Time) -> Option<(Conflict, Vec<Packet>)> {
+        let (mac, claim) = claim(self.address, packet)?;
+        self.claimed(mac, claim, ours, now)
+    }
+
+    /// Somebody on the link claims the address. `ours` are the MACs of all nodes of the cluster. What another asks before it
+    /// uses an address is a conflict only while this side asks too; later it gets an answer, and gives way.
     ///
     /// # Returns
     /// A conflict, if it is one, and what is to be sent against it.
-    pub fn heard(&mut self, packet: &Packet, ours: &BTreeSet<Mac>, now: Time) -> Option<(Conflict, Vec<Packet>)> {
-        let mac = self.rival(packet).filter(|mac| *mac != self.mac && !ours.contains(mac))?;
+    pub fn claimed(
+        &mut self,
+        mac: Mac,
+        claim: Claim,
+        ours: &BTreeSet<Mac>,
+        now: Time,
+    ) -> Option<(Conflict, Vec<Packet>)> {
+        let probing = matches!(self.state, State::Probing { .. });
+        if mac == self.mac || ours.contains(&mac) || (claim == Claim::Asks && !probing) {
+            return None;
+        }
         match self.state {
             State::Probing { .. } => {
                 self.state = State::Taken { again: now.saturating_add(RATE_LIMIT_INTERVAL) };
@@ -162,27 +187,6 @@ impl Watch {
                 self.state = State::Speaking { next, until, defended };
                 Some((Conflict { mac, gives_way: false }, packets))
             }
-        }
-    }
-
-    /// Who uses the address, or is about to, if the packet says so. What another asks before it uses an address is a
-    /// conflict only while this side asks too; later it gets an answer, and gives way.
-    fn rival(&self, packet: &Packet) -> Option<Mac> {
-        let probing = matches!(self.state, State::Probing { .. });
-        match (packet, self.address) {
-            (Packet::Arp(arp), IpAddr::V4(address)) => {
-                let uses = arp.sender == address;
-                let asks = arp.is_probe() && arp.target == address;
-                (uses || (probing && asks)).then_some(arp.sender_mac)
-            }
-            (Packet::Neighbor(neighbor), IpAddr::V6(address)) => match neighbor {
-                Neighbor::Advertisement { target, link, from, .. } if *target == address => Some(link.unwrap_or(*from)),
-                Neighbor::Solicitation { target, source, from, .. } if *target == address => {
-                    (probing && source.is_unspecified()).then_some(*from)
-                }
-                _ => None,
-            },
-            _ => None,
         }
     }
 
@@ -227,6 +231,25 @@ impl Watch {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let limit = limit.as_millis() as u64 + 1;
         Duration::from_millis((mixed ^ (mixed >> 31)) % limit)
+    }
+}
+
+/// Who claims an address by a packet, if anybody does.
+fn claim(address: IpAddr, packet: &Packet) -> Option<(Mac, Claim)> {
+    match (packet, address) {
+        (Packet::Arp(arp), IpAddr::V4(address)) if arp.sender == address => Some((arp.sender_mac, Claim::Uses)),
+        (Packet::Arp(arp), IpAddr::V4(address)) => {
+            (arp.is_probe() && arp.target == address).then_some((arp.sender_mac, Claim::Asks))
+        }
+        (Packet::Neighbor(neighbor), IpAddr::V6(address)) => match *neighbor {
+            Neighbor::Advertisement { target, link, from, .. } => {
+                (target == address).then_some((link.unwrap_or(from), Claim::Uses))
+            }
+            Neighbor::Solicitation { target, source, from, .. } => {
+                (target == address && source.is_unspecified()).then_some((from, Claim::Asks))
+            }
+        },
+        _ => None,
     }
 }
 
