@@ -27,8 +27,8 @@ pub struct Addresses {
     resources: Resources,
     /// The resources are other ones than those that were compiled last.
     configured: bool,
-    /// There is a pool in the configuration that is in force.
-    pools: bool,
+    /// The configuration in force; `None` before the first valid one.
+    config: Option<Arc<Config>>,
     /// The source has delivered everything once.
     complete: bool,
     allocator: Allocator,
@@ -57,7 +57,7 @@ impl Addresses {
         Self {
             resources: Resources::default(),
             configured: true,
-            pools: false,
+            config: None,
             complete: false,
             allocator,
             services: BTreeMap::new(),
@@ -120,14 +120,25 @@ impl Addresses {
         self.allocator.assignments()
     }
 
+    /// The configuration in force; `None` before there was a valid one.
+    pub fn config(&self) -> Option<&Arc<Config>> {
+        self.config.as_ref()
+    }
+
+    /// A Service of type `LoadBalancer`.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key).map(|service| &**service)
+    }
+
     /// Puts the resources in force, if they are valid together; what is wrong with them the source has told.
     fn configure(&mut self) {
         if !mem::take(&mut self.configured) {
             return;
         }
         let Ok(config) = Config::new(&self.resources) else { return };
-        self.pools = !config.pools.is_empty();
-        self.allocator.absorb(culvert_pools::Change::Config(Arc::new(config)));
+        let config = Arc::new(config);
+        self.allocator.absorb(culvert_pools::Change::Config(Arc::clone(&config)));
+        self.config = Some(config);
         self.pending.extend(self.services.keys().cloned());
     }
 
@@ -144,7 +155,8 @@ impl Addresses {
             .allocator
             .assignment(key)
             .map(|held| Granted { addresses: held.addresses.clone(), pool: Arc::clone(&held.pool) });
-        let failure = self.allocator.failure(key).filter(|_| self.pools && self.allocator.is_ours(key));
+        let pools = self.config.as_ref().is_some_and(|config| !config.pools.is_empty());
+        let failure = self.allocator.failure(key).filter(|_| pools && self.allocator.is_ours(key));
         let failure = failure.map(|failure| Failure { field: failure.field.clone(), message: failure.message.clone() });
         Grant { given, failure }
     }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod agent;
+mod announcements;
 mod cli;
 mod client;
 mod config_check;

@@ -2,15 +2,18 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use culvert_api::plan::{
-    Audience, BackendState, ClientAddress, FrontendPlan, NodePlan, Plans, Protocol, ServicePlan, Verdict,
+    Announcement, Audience, BackendState, ClientAddress, FrontendPlan, NodePlan, Plans, Protocol, ServicePlan, Verdict,
 };
 use culvert_model::Model;
-use culvert_source::{Change, Fault};
+use culvert_model::objects::Node;
+use culvert_source::{Change, Fault, Object};
 
 use crate::addresses::Addresses;
+use crate::announcements;
 use crate::cli::{PlanArgs, PlanOutput};
 use crate::output::{Done, complain, lines, print, print_json, table};
 
@@ -24,6 +27,9 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
     }
     let mut model = Model::new(args.model.config(args.node.as_deref().unwrap_or_default()));
     let mut addresses = Addresses::new([]);
+    let named =
+        objects.iter().filter_map(|object| if let Object::Node(node) = object { Some(Arc::clone(node)) } else { None });
+    let node_objects: Vec<Arc<Node>> = named.collect();
     let changes: Vec<_> = objects.into_iter().filter_map(|object| addresses.take(&Change::Upsert(object))).collect();
     for change in changes.into_iter().chain(addresses.decide(true).changes) {
         model.apply(change);
@@ -37,7 +43,12 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
         Some(node) => vec![node.as_str()],
         None => model.nodes().collect(),
     };
-    let mut nodes: Vec<NodePlan> = names.into_iter().map(|name| model.node_plan_of(name)).collect();
+    let announcements =
+        announcements::of_folder(&model, node_objects.iter().map(|node| &**node), addresses.config(), |key| {
+            addresses.service(key)
+        });
+    let plan = |name| NodePlan { announcements: announcements.plan(name), ..model.node_plan_of(name) };
+    let mut nodes: Vec<NodePlan> = names.into_iter().map(plan).collect();
     let problems = nodes.iter().flat_map(|node| &node.services).any(|service| !service.problems.is_empty());
     match (args.output, &args.node) {
         (PlanOutput::Table, _) => print(&nodes.iter().map(text).collect::<Vec<_>>().join("\n"))?,
@@ -51,6 +62,7 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
 fn text(plan: &NodePlan) -> String {
     let mut text = format!("Node {}\n\n", plan.node);
     text += &frontends(&plan.services);
+    text += &announced(&plan.announcements);
     let problems = plan.services.iter().flat_map(|service: &ServicePlan| &service.problems);
     for (i, problem) in problems.enumerate() {
         let heading = if i == 0 { "\nProblems\n" } else { "" };
@@ -58,6 +70,19 @@ fn text(plan: &NodePlan) -> String {
             writeln!(text, "{heading} {}: {} {}: {}", problem.object, problem.reason, problem.field, problem.message);
     }
     text
+}
+
+/// What the node announces, as a table; empty if it is nothing.
+fn announced(announcements: &[Announcement]) -> String {
+    if announcements.is_empty() {
+        return String::new();
+    }
+    let mut rows = table(["ANNOUNCES", "BY", "ON", "WHY"]);
+    for Announcement { address, protocol, interface, reason } in announcements {
+        let on = interface.as_deref().unwrap_or("any link that fits");
+        rows.add_row([&address.to_string(), protocol.as_str(), on, reason.as_str()]);
+    }
+    format!("\n{}", lines(&rows))
 }
 
 /// The frontends of Services, as a table; empty without any.

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
-use culvert_api::plan::{FrontendKind, NodePlan, ServicePlan};
+use culvert_api::plan::{Announcement, FrontendKind, NodePlan, ServicePlan};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -20,6 +20,8 @@ struct Case {
     exit: i32,
     #[serde(default)]
     services: BTreeMap<String, String>,
+    #[serde(default)]
+    announcements: Vec<String>,
     #[serde(default)]
     faults: Vec<String>,
 }
@@ -45,11 +47,17 @@ fn words(service: &ServicePlan) -> String {
     format!("{addresses}{pool}{problems}")
 }
 
+/// `ADDRESS by PROTOCOL on INTERFACE: REASON`.
+fn announced(one: &Announcement) -> String {
+    let interface = one.interface.as_deref().unwrap_or("any link");
+    format!("{} by {} on {interface}: {}", one.address, one.protocol, one.reason)
+}
+
 #[test]
 fn tables() {
     let cases: Vec<Case> = serde_saphyr::from_str(include_str!("cases/addresses.yaml")).unwrap();
     assert!(cases.len() >= 9, "only {} cases were found", cases.len());
-    for Case { name, manifest, exit, services, faults, .. } in cases {
+    for Case { name, manifest, exit, services, announcements, faults, .. } in cases {
         let output = plan(&manifest);
         let said = String::from_utf8(output.stderr).unwrap();
         let said: Vec<&str> = said.lines().map(|line| line.trim_start_matches("./all.yaml:")).collect();
@@ -63,6 +71,8 @@ fn tables() {
         let got: BTreeMap<String, String> =
             plan.services.iter().map(|service| (service.key().to_string(), words(service))).collect();
         assert_eq!(got, services, "{name}");
+        let announced: Vec<String> = plan.announcements.iter().map(announced).collect();
+        assert_eq!(announced, announcements, "{name}");
         for service in &plan.services {
             let rows = service.frontends.iter().filter(|row| row.kind == FrontendKind::LoadBalancer);
             assert!(rows.clone().all(|row| service.addresses.contains(&row.address)), "{name}");

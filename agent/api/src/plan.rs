@@ -14,7 +14,7 @@ pub struct NodePlan {
     pub node: String,
     /// Services, sorted by namespace and name.
     pub services: Vec<ServicePlan>,
-    /// Announcements that this node makes; empty until an announcer is configured.
+    /// Announcements that this node makes, sorted by address; all nodes are taken to be alive.
     pub announcements: Vec<Announcement>,
 }
 
@@ -32,7 +32,7 @@ pub struct Announcement {
     pub address: IpAddr,
     /// `layer2` or `bgp`.
     pub protocol: String,
-    /// The interface, where the advertisement names one.
+    /// The interface, where the advertisement names one; else null: those that fit are known on the node alone.
     pub interface: Option<String>,
     /// Why this node announces it.
     pub reason: String,

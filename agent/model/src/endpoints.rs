@@ -1,6 +1,6 @@
 //! Which endpoints a Service port has on one node (kube-proxy's `CategorizeEndpoints`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -146,4 +146,20 @@ pub(crate) fn local_ready(slices: &Slices, families: &[Family], node: &str) -> u
         addresses.len()
     };
     families.iter().map(count).max().unwrap_or(0)
+}
+
+/// Whether some endpoint may get traffic, whatever its port.
+pub(crate) fn any(slices: &Slices) -> bool {
+    usable(slices).next().is_some()
+}
+
+/// The nodes of endpoints that may get traffic.
+pub(crate) fn nodes(slices: &Slices) -> BTreeSet<Arc<str>> {
+    usable(slices).filter_map(|endpoint| endpoint.node.clone()).collect()
+}
+
+/// Endpoints that may get traffic; with some that an address of a better state stands for, which is of the same Service.
+fn usable(slices: &Slices) -> impl Iterator<Item = &EndpointInfo> {
+    let slices = slices.values().filter(|slice| !slice.ports.is_empty());
+    slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.state != EndpointState::NotReady)
 }

@@ -36,7 +36,7 @@ use ipnet::IpNet;
 pub use address::{Family, parse as parse_address};
 pub use culvert_api::plan::ServiceKey;
 pub use grant::{Failure, Grant, Granted};
-pub use model::{Change, Model};
+pub use model::{Change, Model, Reach};
 pub use problem::Reason;
 
 /// What the model is told besides the objects. All but `node` must be the same on every node: conflicts are decided by it.

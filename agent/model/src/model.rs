@@ -8,7 +8,7 @@ use culvert_api::plan::{NodePlan, ServiceKey, ServicePlan};
 
 use crate::Config;
 use crate::claims::{Claimant, Claims};
-use crate::endpoints::Slices;
+use crate::endpoints::{self, Slices};
 use crate::grant::Grant;
 use crate::intern::Interner;
 use crate::node::NodeInfo;
@@ -35,6 +35,17 @@ pub enum Change {
     Node(Arc<Node>),
     /// A Node is gone.
     NodeGone(String),
+}
+
+/// Where a Service can be served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Some endpoint anywhere may get traffic.
+    pub endpoints: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub local: bool,
+    /// With that policy, the nodes of such endpoints; else empty.
+    pub nodes: BTreeSet<Arc<str>>,
 }
 
 /// What one node should do with the cluster's Services.
@@ -140,6 +151,14 @@ impl Model {
             Some(plan::plan(key, &service.info, &entry.slices, view))
         });
         NodePlan { node: node.to_owned(), services: plans.collect(), announcements: Vec::new() }
+    }
+
+    /// Where a Service can be served; `None` if there is no such Service.
+    pub fn reach(&self, key: &ServiceKey) -> Option<Reach> {
+        let Entry { service, slices } = self.services.get(key)?;
+        let local = service.as_ref()?.info.external_local;
+        let nodes = if local { endpoints::nodes(slices) } else { BTreeSet::new() };
+        Some(Reach { endpoints: endpoints::any(slices), local, nodes })
     }
 
     /// All Services, sorted.

@@ -32,6 +32,7 @@ use super::conditions;
 use super::gaps::Gaps;
 use super::giver::Giver;
 use super::health::Health;
+use super::layer2::Announcer;
 use super::metrics::{IpFamily, Metrics};
 use super::service_health::ServiceHealth;
 use crate::objects::{remove, upsert};
@@ -84,6 +85,8 @@ pub struct Core {
     events: Events,
     /// Who gives addresses, where no controller does.
     giver: Option<Giver>,
+    /// Who says what is announced in layer 2, where that is on.
+    announcer: Option<Announcer>,
     node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
     node_ports: NodePortAddresses,
     health: Arc<Health>,
@@ -133,12 +136,14 @@ pub struct Parts {
     pub events: Events,
     /// Who gives addresses, where no controller does.
     pub giver: Option<Giver>,
+    /// Who says what is announced in layer 2, where that is on.
+    pub announcer: Option<Announcer>,
 }
 
 impl Core {
     /// Nothing is known yet.
     pub fn new(config: culvert_model::Config, facts: Facts, parts: Parts) -> Self {
-        let Parts { reconciler, report, node_addresses, health, metrics, checks, events, giver } = parts;
+        let Parts { reconciler, report, node_addresses, health, metrics, checks, events, giver, announcer } = parts;
         Self {
             node: config.node.clone(),
             node_ports: config.node_port_addresses.clone(),
@@ -152,6 +157,7 @@ impl Core {
             begun: false,
             events,
             giver,
+            announcer,
             node_addresses,
             health,
             metrics,
@@ -196,6 +202,7 @@ impl Core {
             self.begin(touched).await;
         }
         self.complete(batch);
+        self.announce();
         self.outgoing(start, &slices);
     }
 
@@ -246,6 +253,9 @@ impl Core {
                 }
                 Change::Remove(Id { kind: Kind::Node, key }) if *key.name == *self.node => self.own = None,
                 _ => {}
+            }
+            if let Some(announcer) = &mut self.announcer {
+                announcer.take(change);
             }
             match kind(change) {
                 Kind::Service => drop(self.metrics.service_changes.inc()),
@@ -314,6 +324,10 @@ impl Core {
             conditions::of_kernel(&self.events, key, self.reconciler.failed().get(key).map(|failed| &*failed.message));
             conditions::of_plan(&self.events, key, plan.as_ref());
             // Load balancers are told after the kernel.
+            if let (Some(announcer), Some(giver)) = (&mut self.announcer, &self.giver) {
+                let service = giver.addresses().service(key);
+                announcer.programmed(key, service.zip(plan.as_ref()).zip(self.model.reach(key)));
+            }
             self.gaps.set(key, plan.as_ref());
             self.checks.set(key, plan.as_ref().and_then(|plan| plan.health_check));
         }
@@ -342,9 +356,22 @@ impl Core {
 
     fn links_changed(&mut self) {
         let touched = self.take_report();
+        if let Some(announcer) = &mut self.announcer {
+            announcer.links_changed();
+        }
         if self.begun {
             self.program(&touched);
+            self.announce();
             self.settle();
+        }
+    }
+
+    /// Says what is to be announced, if it may be another thing now: not before everything was delivered, for until then
+    /// what an earlier agent announced goes on.
+    fn announce(&mut self) {
+        let (Some(announcer), Some(giver)) = (&mut self.announcer, &self.giver) else { return };
+        if let Some(config) = giver.addresses().config().filter(|_| self.synced) {
+            announcer.decide(&self.node, config, &self.report.borrow(), self.reconciler.services());
         }
     }
 
@@ -371,7 +398,11 @@ impl Core {
             let failed = self.reconciler.failed().get(&service);
             conditions::of_kernel(&self.events, &service, failed.map(|failed| &*failed.message));
             self.note(result);
+            if let Some(announcer) = &mut self.announcer {
+                announcer.tried(&service);
+            }
         }
+        self.announce();
     }
 
     fn note(&self, result: Result<(), culvert_dataplane::reconcile::Error>) {

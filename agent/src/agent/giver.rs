@@ -38,6 +38,11 @@ impl Giver {
         changes
     }
 
+    /// The addresses that it gives.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// What is wrong with the record.
     pub fn faults(&self) -> impl Iterator<Item = &Fault> {
         self.record.faults()

@@ -8,6 +8,7 @@ mod differences;
 mod gaps;
 mod giver;
 mod health;
+mod layer2;
 mod metrics;
 mod record;
 mod samples;
@@ -25,6 +26,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use aya_log::EbpfLogger;
+use culvert_abi::{Event, Plain};
 use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
@@ -86,7 +88,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         report,
         node_addresses,
         events,
-        rivals: _,
+        rivals,
         log,
         first_start,
         memory,
@@ -112,6 +114,8 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let metrics = Arc::new(Metrics::new());
     let (batches, object_events) = start_source(args, &source, &node)?;
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
+    let folder = matches!(source, Source::Dir(_));
+    let announcer = if folder { layer2::start(store.clone(), rivals, args.answer_ping) } else { None };
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
         reconciler,
@@ -121,7 +125,8 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         metrics: Arc::clone(&metrics),
         checks,
         events: object_events,
-        giver: matches!(source, Source::Dir(_)).then(|| Giver::open(&args.state_dir)),
+        giver: folder.then(|| Giver::open(&args.state_dir)),
+        announcer,
     };
     let facts = Facts {
         source: source.to_string(),
@@ -149,7 +154,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         metrics_router(metrics, questions.clone(), store.clone()),
     ));
     if let Some(events) = events {
-        let batches = samples::read(events).context("cannot start a thread")?;
+        let batches = samples::read("samples", events, Event::from_prefix).context("cannot start a thread")?;
         tokio::spawn(samples::pass_on(batches, samples.clone(), questions.clone()));
     }
     log.map(trace).transpose().context("cannot start a thread")?;

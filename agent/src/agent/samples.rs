@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use culvert_abi::{Event, Plain, Reason, hook};
+use culvert_abi::{Event, Reason, hook};
 use culvert_api::reply::Sample;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,13 +32,17 @@ struct Names {
     read: Option<Instant>,
 }
 
-/// Empties the buffer as it fills, on a thread of its own, which ends when nobody takes what it reads. The buffer is emptied
-/// whether anybody watches or not, so that who comes sees what happens then. What cannot be taken in time is lost.
-pub fn read(mut events: RingBuf<MapData>) -> io::Result<mpsc::Receiver<Vec<Event>>> {
+/// Empties a ring buffer as it fills, on a thread of its own, which ends when nobody takes what it reads. The buffer is
+/// emptied whether anybody watches or not, so that who comes sees what happens then. What cannot be taken in time is lost.
+pub fn read<T: Send + 'static>(
+    name: &str,
+    mut ring: RingBuf<MapData>,
+    decode: fn(&[u8]) -> T,
+) -> io::Result<mpsc::Receiver<Vec<T>>> {
     let (sender, batches) = mpsc::channel(BATCHES);
-    thread::Builder::new().name("samples".into()).spawn(move || {
-        while !sender.is_closed() && readable(&events).is_ok() {
-            let batch = std::iter::from_fn(|| events.next().map(|item| Event::from_prefix(&item))).collect();
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while !sender.is_closed() && readable(&ring).is_ok() {
+            let batch = std::iter::from_fn(|| ring.next().map(|item| decode(&item))).collect();
             let _ = sender.try_send(batch);
         }
     })?;

@@ -211,6 +211,9 @@ pub struct AgentArgs {
     /// Ports for translated source addresses; must not overlap net.ipv4.ip_local_port_range
     #[arg(long, value_name = "LOW-HIGH", default_value = "61000-65535", value_parser = port_range)]
     pub snat_ports: RangeInclusive<u16>,
+    /// Whether addresses that are announced in layer 2 answer to ping
+    #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    pub answer_ping: bool,
     /// Size of a kind of kernel map, such as `flows=262144` or `slab-bytes=67108864`
     #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit, value_delimiter = ',')]
     pub limits: Vec<(String, u32)>,

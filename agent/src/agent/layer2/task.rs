@@ -1,0 +1,185 @@
+//! The task: it does what the [`Speaker`] says, when it is due.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use culvert_announce::probe::Claim;
+use culvert_announce::probe::packet::Mac;
+use culvert_announce::speaker::{Action, Place, Speaker};
+use culvert_dataplane::Frames;
+use culvert_dataplane::announced::{self, Announced, Rival, Row};
+use culvert_dataplane::kernel::KernelStore;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::groups::Groups;
+use super::orders::Orders;
+use crate::agent::core::now;
+use crate::agent::samples;
+
+/// How long the kernel answers without its agent.
+const GRACE: Duration = Duration::from_mins(1);
+/// How often rows are renewed, and compared with what they should be.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// When nothing is due.
+const LATER: Duration = Duration::from_mins(10);
+
+/// The one writer of the rows of announced addresses.
+pub struct Task {
+    rows: Announced<KernelStore>,
+    rivals: mpsc::Receiver<Vec<Rival>>,
+    frames: Frames,
+    groups: Groups,
+    speaker: Speaker,
+    receiver: watch::Receiver<Option<Arc<Orders>>>,
+    /// Those in force.
+    orders: Arc<Orders>,
+    echo: bool,
+}
+
+impl Task {
+    /// Takes over the rows that are in force.
+    pub fn new(
+        rows: Announced<KernelStore>,
+        rivals: RingBuf<MapData>,
+        receiver: watch::Receiver<Option<Arc<Orders>>>,
+        echo: bool,
+    ) -> io::Result<Self> {
+        let now = now();
+        let left = rows.rows()?.into_iter();
+        let in_force = left.filter(|(_, row)| row.until.is_none_or(|until| until > now));
+        let left = in_force.map(|(place, row)| (of_speaker(place), row.answers)).collect();
+        let mut seed = [0; 8];
+        std::fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut seed))?;
+        Ok(Self {
+            rows,
+            rivals: samples::read("rivals", rivals, Rival::decode)?,
+            frames: Frames::open()?,
+            groups: Groups::default(),
+            speaker: Speaker::new(left, u64::from_ne_bytes(seed)),
+            receiver,
+            orders: Arc::default(),
+            echo,
+        })
+    }
+
+    /// Runs until the main loop ends. The rows stay.
+    pub async fn run(mut self) {
+        let mut renewal = interval(RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wait = self.speaker.next().map_or(LATER, |next| next.saturating_sub(now()));
+            let actions = tokio::select! {
+                changed = self.receiver.changed() => match changed {
+                    Ok(()) => self.obey(),
+                    Err(_) => return,
+                },
+                Some(rivals) = self.rivals.recv() => rivals.into_iter().flat_map(|rival| self.claimed(rival)).collect(),
+                () = sleep_until(Instant::now() + wait) => self.speaker.tick(now()),
+                _ = renewal.tick() => {
+                    self.renew();
+                    continue;
+                }
+            };
+            self.act(actions);
+        }
+    }
+
+    /// Takes new orders.
+    fn obey(&mut self) -> Vec<Action> {
+        let Some(orders) = self.receiver.borrow_and_update().clone() else { return Vec::new() };
+        let actions = self.speaker.want(&orders.wanted, now());
+        self.orders = orders;
+        actions
+    }
+
+    fn claimed(&mut self, Rival { place, mac, asks }: Rival) -> Vec<Action> {
+        let claim = if asks { Claim::Asks } else { Claim::Uses };
+        // This node's own links may be on one network. No other node is known here.
+        let ours: BTreeSet<Mac> = self.orders.wanted.links.values().map(|link| link.mac).collect();
+        self.speaker.claimed(of_speaker(place), Mac(mac), claim, &ours, now())
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Put { place, answers } => {
+                    self.listen(place);
+                    self.put(place, answers);
+                    tracing::info!(address = %place.address, link = self.name(place), answers, "announced in layer 2");
+                }
+                Action::Remove(place) => {
+                    self.remove(of_rows(place));
+                    tracing::info!(address = %place.address, link = self.name(place), "no longer announced in layer 2");
+                }
+                Action::Send { place, packet } => {
+                    if let Err(error) = self.frames.send(place.link, &packet.encode()) {
+                        tracing::warn!(address = %place.address, link = self.name(place), %error, "a packet is not sent");
+                    }
+                }
+                Action::Tell { place, conflict } => {
+                    let (link, mac) = (self.name(place), conflict.mac);
+                    let word = if conflict.gives_way { "it is not announced" } else { "it is defended" };
+                    tracing::warn!(address = %place.address, link, %mac, "another host uses an address: {word}");
+                }
+            }
+        }
+    }
+
+    /// Writes all rows anew, for a minute from now, and removes those that do not belong.
+    fn renew(&mut self) {
+        let wanted = self.speaker.rows();
+        for (place, answers) in &wanted {
+            self.listen(*place);
+            self.put(*place, *answers);
+        }
+        match self.rows.rows() {
+            Ok(rows) => {
+                for place in rows.into_keys().filter(|place| !wanted.contains_key(&of_speaker(*place))) {
+                    self.remove(place);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the rows of announced addresses cannot be read"),
+        }
+    }
+
+    fn put(&mut self, place: Place, answers: bool) {
+        let row = Row { answers, echo: answers && self.echo, until: Some(now() + GRACE) };
+        if let Err(error) = self.rows.put(of_rows(place), row) {
+            tracing::error!(address = %place.address, %error, "an announced address cannot be written; it is tried again");
+        }
+    }
+
+    fn remove(&mut self, place: announced::Place) {
+        if let Err(error) = self.rows.remove(place) {
+            tracing::error!(address = %place.address, %error, "an address cannot be removed; it is tried again");
+        }
+        if let IpAddr::V6(address) = place.address {
+            let name = self.orders.names.get(&place.link).map(String::as_str);
+            self.groups.leave(&self.frames, (place.link, name), address);
+        }
+    }
+
+    /// Lets solicitations for an address in.
+    fn listen(&mut self, place: Place) {
+        if let (IpAddr::V6(address), Some(name)) = (place.address, self.orders.names.get(&place.link)) {
+            self.groups.join(&self.frames, (place.link, name), address);
+        }
+    }
+
+    fn name(&self, place: Place) -> &str {
+        self.orders.names.get(&place.link).map_or("", String::as_str)
+    }
+}
+
+fn of_speaker(announced::Place { address, link }: announced::Place) -> Place {
+    Place { address, link }
+}
+
+fn of_rows(Place { address, link }: Place) -> announced::Place {
+    announced::Place { address, link }
+}
