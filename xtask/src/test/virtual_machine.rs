@@ -20,6 +20,16 @@ const CORE: &[(&str, &[&str])] = &[
     ("routing", &["a_load_is_accounted_for_to_the_last_request"]),
     ("links", &[]),
     (
+        "layer2",
+        &[
+            "a_link_that_is_named_is_the_only_one",
+            "an_address_is_defended_against_a_host_that_takes_it",
+            "an_address_that_another_host_has_is_not_announced",
+            "an_agent_that_is_killed_and_started_again_is_not_noticed",
+            "of_two_nodes_one_answers_for_each_address",
+        ],
+    ),
+    (
         "kube_proxy",
         &[
             "it_refuses_while_kube_proxy_runs_or_nobody_serves",
