@@ -21,9 +21,15 @@ use culvert_pools::Config;
 /// The name of a link that stands for all those that no advertisement names. No link can be called so.
 const ANY: &str = "";
 
+/// Why a node announces that is alone.
+const ALONE: &str = "the only node";
+/// Why nobody announces before the first decision.
+const UNDECIDED: &str = "not everything was delivered yet";
+
 /// What the choice of nodes depends on.
 #[derive(Debug, Default)]
 pub struct Announcements {
+    settings: Settings,
     config: Arc<Config>,
     nodes: BTreeMap<String, choice::Node>,
     services: BTreeMap<ServiceKey, Announced>,
@@ -62,7 +68,23 @@ impl Announced {
     }
 }
 
+/// Who announces an address, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its Services.
+    pub services: Vec<ServiceKey>,
+    /// The node; `None` = nobody.
+    pub node: Option<String>,
+    /// Why this node, or why nobody.
+    pub reason: String,
+}
+
 impl Announcements {
+    /// Nothing is known yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
     /// Takes the configuration in force; whether it is another one.
     pub fn configure(&mut self, config: &Arc<Config>) -> bool {
         let changed = !Arc::ptr_eq(&self.config, config) && self.config != *config;
@@ -72,7 +94,7 @@ impl Announcements {
 
     /// Takes a Node; whether anything changed.
     pub fn set_node(&mut self, node: &Node) -> bool {
-        let out = choice::out(node, Settings::default());
+        let out = choice::out(node, self.settings);
         let new = choice::Node { labels: node.metadata.labels.clone(), out, ..choice::Node::default() };
         self.nodes.insert(node.metadata.name.clone(), new.clone()) != Some(new)
     }
@@ -112,9 +134,11 @@ impl Announcements {
     ) -> BTreeMap<IpAddr, Own> {
         let alone = self.nodes.is_empty();
         let owners = if alone { BTreeMap::new() } else { self.owners() };
-        let owns = |address: &IpAddr| {
-            alone
-                || owners.get(address).is_some_and(|choice| matches!(&choice.answer, Ok(answer) if answer.node == name))
+        // What nobody announces, for want of endpoints say, stays with who announced it before.
+        let owns = |address: &IpAddr| match owners.get(address).map(|choice| &choice.answer) {
+            Some(Ok(answer)) => answer.node == name,
+            Some(Err(_)) => true,
+            None => alone,
         };
         let mut node = self.nodes.get(name).cloned().unwrap_or_default();
         let held = self.services.iter().filter(|(key, announced)| holds(key, &announced.service.addresses));
@@ -122,6 +146,30 @@ impl Announcements {
         node.report = Some(Report { links, programmed, local: self.local(name) });
         let choices = self.inputs(BTreeMap::from([(name.to_owned(), node)]), owns).choose();
         choices.into_iter().map(|(address, choice)| (address, Own::of(name, choice))).collect()
+    }
+
+    /// Who announces each address, for `culvert l2`; `own` is what [`Announcements::own`] said of the node `name`.
+    pub fn explain(&self, name: &str, own: &BTreeMap<IpAddr, Own>) -> BTreeMap<IpAddr, Owner> {
+        let mut owners: BTreeMap<IpAddr, Owner> = BTreeMap::new();
+        let mut choices = if self.nodes.is_empty() { BTreeMap::new() } else { self.owners() };
+        for (key, announced) in &self.services {
+            for address in &announced.service.addresses {
+                let owner = owners.entry(*address).or_insert_with(|| {
+                    let (node, reason) = match (own.get(address), choices.remove(address)) {
+                        (Some(Own::Silent(reason)), _) => (None, reason.clone()),
+                        (Some(Own::On(_)), None) => (Some(name.to_owned()), ALONE.to_owned()),
+                        (_, Some(choice)) => match &choice.answer {
+                            Ok(answer) => (Some(answer.node.clone()), why(&choice)),
+                            Err(nobody) => (None, nobody.to_string()),
+                        },
+                        (None, None) => (None, UNDECIDED.to_owned()),
+                    };
+                    Owner { services: Vec::new(), node, reason }
+                });
+                owner.services.push(key.clone());
+            }
+        }
+        owners
     }
 
     /// What a node announces, for `culvert plan`.
@@ -186,12 +234,13 @@ impl Own {
 
 /// A folder's announcements, from its model and configuration.
 pub fn of_folder<'a>(
+    settings: Settings,
     model: &Model,
     nodes: impl IntoIterator<Item = &'a Node>,
     config: Option<&Arc<Config>>,
     service: impl Fn(&ServiceKey) -> Option<&'a Service>,
 ) -> Announcements {
-    let mut announcements = Announcements::default();
+    let mut announcements = Announcements::new(settings);
     for node in nodes {
         announcements.set_node(node);
     }
@@ -213,7 +262,7 @@ fn why(choice: &Choice) -> String {
     let equal = choice.silent.values().filter(|silence| matches!(silence, Silence::Other(_))).count();
     let less = choice.silent.values().any(|silence| matches!(silence, Silence::LessPreferred { .. }));
     match (choice.silent.len(), equal, less) {
-        (0, ..) => "the only node".to_owned(),
+        (0, ..) => ALONE.to_owned(),
         (_, 0, true) => "preferred to all other nodes".to_owned(),
         (_, 0, false) => "no other node can".to_owned(),
         (_, equal, _) => format!("one of {} nodes that are equally good", equal + 1),

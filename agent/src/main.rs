@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Services(args) => client::services(&args),
         Command::Backends(args) => client::backends(&args),
         Command::Flows(args) => client::flows(&args),
+        Command::L2(args) => client::l2(&args),
         Command::Monitor(args) => client::monitor(&args),
         Command::Cleanup(args) if args.kube_proxy => takeover::run(&args),
         Command::Cleanup(args) => client::cleanup(&args),

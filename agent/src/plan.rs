@@ -43,10 +43,13 @@ pub fn run(args: &PlanArgs) -> Result<Done> {
         Some(node) => vec![node.as_str()],
         None => model.nodes().collect(),
     };
-    let announcements =
-        announcements::of_folder(&model, node_objects.iter().map(|node| &**node), addresses.config(), |key| {
-            addresses.service(key)
-        });
+    let announcements = announcements::of_folder(
+        args.model.layer2(),
+        &model,
+        node_objects.iter().map(|node| &**node),
+        addresses.config(),
+        |key| addresses.service(key),
+    );
     let plan = |name| NodePlan { announcements: announcements.plan(name), ..model.node_plan_of(name) };
     let mut nodes: Vec<NodePlan> = names.into_iter().map(plan).collect();
     let problems = nodes.iter().flat_map(|node| &node.services).any(|service| !service.problems.is_empty());

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::probe::packet::{Mac, Packet};
-use crate::probe::{Claim, Conflict, Start, Time, Watch};
+use crate::probe::{Claim, Conflict, Standing, Start, Time, Watch};
 
 /// An address on a link, by the link's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,12 +74,20 @@ pub enum Action {
 /// The state of a node.
 #[derive(Debug)]
 pub struct Speaker {
-    watches: BTreeMap<Place, (Link, Watch)>,
+    watches: BTreeMap<Place, Watched>,
     /// What an earlier agent left, as long as nothing is known of what is wanted: with whether the kernel answers.
     left: BTreeMap<Place, bool>,
     /// Addresses that are the cluster's.
     ours: BTreeSet<IpAddr>,
     random: u64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    link: Link,
+    watch: Watch,
+    /// When it began to stand as it does.
+    since: Time,
 }
 
 impl Speaker {
@@ -91,13 +99,13 @@ impl Speaker {
 
     /// All rows that the kernel is to have, with whether it answers.
     pub fn rows(&self) -> BTreeMap<Place, bool> {
-        let watched = self.watches.iter().map(|(place, (_, watch))| (*place, watch.speaks()));
+        let watched = self.watches.iter().map(|(place, watched)| (*place, watched.watch.speaks()));
         self.left.iter().map(|(place, answers)| (*place, *answers)).chain(watched).collect()
     }
 
     /// When [`Speaker::tick`] is next due, if ever.
     pub fn next(&self) -> Option<Time> {
-        self.watches.values().filter_map(|(_, watch)| watch.next()).min()
+        self.watches.values().filter_map(|watched| watched.watch.next()).min()
     }
 
     /// Takes what is wanted from now on.
@@ -110,11 +118,11 @@ impl Speaker {
         self.watches.retain(|place, _| places.contains_key(place));
         for (place, link) in places {
             match self.watches.get_mut(&place) {
-                Some((known, watch)) if known.mac == link.mac => {
-                    if known.since != link.since {
-                        watch.announce_again(now);
+                Some(known) if known.link.mac == link.mac => {
+                    if known.link.since != link.since {
+                        known.watch.announce_again(now);
                     }
-                    *known = link;
+                    known.link = link;
                 }
                 _ => actions.push(self.begin(place, link, now)),
             }
@@ -126,11 +134,11 @@ impl Speaker {
     /// Does what is due. Called late, it does what is due once.
     pub fn tick(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        for (place, (_, watch)) in &mut self.watches {
+        for (place, watched) in &mut self.watches {
             let place = *place;
-            let spoke = watch.speaks();
-            let packets = watch.tick(now);
-            if watch.speaks() && !spoke {
+            let spoke = watched.watch.speaks();
+            let packets = watched.change(now, |watch| watch.tick(now));
+            if watched.watch.speaks() && !spoke {
                 self.ours.insert(place.address);
                 actions.push(Action::Put { place, answers: true });
             }
@@ -141,15 +149,17 @@ impl Speaker {
 
     /// Somebody claims an address on a link. `ours` are the MACs of all nodes of the cluster.
     pub fn claimed(&mut self, place: Place, mac: Mac, claim: Claim, ours: &BTreeSet<Mac>, now: Time) -> Vec<Action> {
-        let Some((_, watch)) = self.watches.get_mut(&place) else { return Vec::new() };
-        let Some((conflict, packets)) = watch.claimed(mac, claim, ours, now) else { return Vec::new() };
+        let Some(watched) = self.watches.get_mut(&place) else { return Vec::new() };
+        let Some((conflict, packets)) = watched.change(now, |watch| watch.claimed(mac, claim, ours, now)) else {
+            return Vec::new();
+        };
         let defence = packets.into_iter().map(|packet| Action::Send { place, packet });
         defence.chain([Action::Tell { place, conflict }]).collect()
     }
 
-    /// Whether the kernel answers somewhere for an address.
-    pub fn speaks(&self, place: Place) -> bool {
-        self.watches.get(&place).is_some_and(|(_, watch)| watch.speaks())
+    /// How each place stands, and since when.
+    pub fn standings(&self) -> impl Iterator<Item = (Place, Standing, Time)> {
+        self.watches.iter().map(|(place, watched)| (*place, watched.watch.standing(), watched.since))
     }
 
     fn begin(&mut self, place: Place, link: Link, now: Time) -> Action {
@@ -157,8 +167,20 @@ impl Speaker {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let watch = Watch::new(place.address, link.mac, start, self.random, now);
         let answers = watch.speaks();
-        self.watches.insert(place, (link, watch));
+        self.watches.insert(place, Watched { link, watch, since: now });
         Action::Put { place, answers }
+    }
+}
+
+impl Watched {
+    /// Does something to the watch, and notes when it stands otherwise.
+    fn change<T>(&mut self, now: Time, change: impl FnOnce(&mut Watch) -> T) -> T {
+        let before = self.watch.standing();
+        let result = change(&mut self.watch);
+        if self.watch.standing() != before {
+            self.since = now;
+        }
+        result
     }
 }
 

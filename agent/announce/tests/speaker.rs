@@ -1,11 +1,12 @@
 //! A node's addresses on its links, over time.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_announce::probe::packet::{Mac, Packet};
-use culvert_announce::probe::{Claim, Time};
+use culvert_announce::probe::{Claim, Standing, Time};
 use culvert_announce::speaker::{Action, Link, Place, Speaker, Wanted};
 
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -126,7 +127,8 @@ fn an_address_that_is_taken_is_not_announced() {
     speaker.want(&wanted(&[("192.0.2.1", &[7])]), Duration::ZERO);
     let done = speaker.claimed(at, RIVAL, Claim::Uses, &none, Duration::ZERO);
     assert_eq!(words(&done), ["conflict 192.0.2.1@7"]);
-    assert!(!speaker.speaks(at));
+    assert_eq!(speaker.standings().collect::<Vec<_>>(), [(at, Standing::Taken, Duration::ZERO)]);
+    assert_eq!(speaker.rows(), BTreeMap::from([(at, false)]));
     // A minute later it is tried again.
     assert_eq!(speaker.next(), Some(Duration::from_mins(1)));
     let (done, _) = pass(&mut speaker, Duration::ZERO);
@@ -146,5 +148,5 @@ fn an_address_that_is_announced_is_defended() {
     assert_eq!(speaker.claimed(at, RIVAL, Claim::Asks, &none, now), [], "it gets an answer");
     assert_eq!(speaker.claimed(at, OWN, Claim::Uses, &none, now), []);
     assert_eq!(speaker.claimed(at, RIVAL, Claim::Uses, &BTreeSet::from([RIVAL]), now), [], "a node of the cluster");
-    assert!(speaker.speaks(at));
+    assert_eq!(speaker.standings().collect::<Vec<_>>(), [(at, Standing::Speaking, Duration::ZERO)]);
 }

@@ -3,6 +3,7 @@
 pub mod backends;
 pub mod config_check;
 pub mod flows;
+pub mod layer2;
 pub mod plan;
 pub mod reply;
 pub mod services;

@@ -18,6 +18,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 
 use super::core::{Core, Question, ask};
+use super::layer2::{self, Desk};
 use super::views;
 use crate::cli::FlowFilter;
 
@@ -28,6 +29,8 @@ pub struct Api {
     pub questions: mpsc::Sender<Question>,
     /// The kernel's maps, to read from.
     pub store: KernelStore,
+    /// Who knows what is announced in layer 2, where that is on.
+    pub layer2: Option<Desk>,
     /// Samples of dropped packets.
     pub samples: broadcast::Sender<Arc<Sample>>,
 }
@@ -64,6 +67,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/flows", get(flows))
+        .route("/v1/l2", get(l2))
         .route("/v1/samples", get(samples))
         .with_state(api)
 }
@@ -82,6 +86,10 @@ async fn backends(State(api): State<Api>, Query(named): Query<Named>) -> Respons
 
 async fn flows(State(api): State<Api>, Query(filter): Query<FlowFilter>) -> Response {
     answer(&api, move |core| views::flows(core, &filter)).await
+}
+
+async fn l2(State(api): State<Api>) -> Response {
+    reply(layer2::view(&api.questions, api.layer2.as_ref()).await)
 }
 
 /// Samples as they come, one JSON object a line. A reader that is too slow misses some.
@@ -111,7 +119,9 @@ async fn answer<T: Serialize + Send + 'static>(
 fn reply(answer: Option<Result<impl Serialize, views::Error>>) -> Response {
     match answer {
         Some(Ok(reply)) => Json(reply).into_response(),
-        Some(Err(error @ views::Error::Unknown(_))) => (StatusCode::NOT_FOUND, error.to_string()).into_response(),
+        Some(Err(error @ (views::Error::Unknown(_) | views::Error::NoLayer2))) => {
+            (StatusCode::NOT_FOUND, error.to_string()).into_response()
+        }
         Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "the agent is about to end").into_response(),
     }

@@ -8,7 +8,7 @@
 //! API    ─ questions ►┘
 //! ```
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ use super::health::Health;
 use super::layer2::Announcer;
 use super::metrics::{IpFamily, Metrics};
 use super::service_health::ServiceHealth;
+use crate::announcements::Owner;
 use crate::objects::{remove, upsert};
 use crate::output::explain;
 
@@ -366,12 +367,20 @@ impl Core {
         }
     }
 
+    /// Who announces each address.
+    pub fn announcements(&self) -> BTreeMap<IpAddr, Owner> {
+        self.announcer.as_ref().map(|announcer| announcer.explain(&self.node)).unwrap_or_default()
+    }
+
     /// Says what is to be announced, if it may be another thing now: not before everything was delivered, for until then
     /// what an earlier agent announced goes on.
     fn announce(&mut self) {
         let (Some(announcer), Some(giver)) = (&mut self.announcer, &self.giver) else { return };
-        if let Some(config) = giver.addresses().config().filter(|_| self.synced) {
-            announcer.decide(&self.node, config, &self.report.borrow(), self.reconciler.services());
+        let report = self.report.borrow();
+        // Of links that are not known it would be said that they are gone.
+        let ready = self.synced && **report != Report::default();
+        if let Some(config) = giver.addresses().config().filter(|_| ready) {
+            announcer.decide(&self.node, config, &report, self.reconciler.services());
         }
     }
 

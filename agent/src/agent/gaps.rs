@@ -66,7 +66,7 @@ mod tests {
     /// The value of the metric for a policy and a family.
     fn count(gaps: &Gaps, metrics: &Metrics, policy: &str, family: &str) -> usize {
         gaps.publish(metrics);
-        let text = metrics.text(None).unwrap();
+        let text = metrics.text(None, None).unwrap();
         let start = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{";
         let line = format!("{start}traffic_policy=\"{policy}\",ip_family=\"{family}\"}} ");
         text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap()

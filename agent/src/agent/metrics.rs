@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use culvert_api::layer2::{Address, Layer2, Link, State};
 use culvert_api::status::Status;
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -89,6 +90,7 @@ pub struct Metrics {
     programming_seconds: Family<OfFamily, Histogram, fn() -> Histogram>,
     no_local_endpoints: Family<OfPolicy, Gauge>,
     kernel: Arc<Kernel>,
+    announced: Arc<Announced>,
 }
 
 const FAMILIES: [OfFamily; 2] = [OfFamily { ip_family: IpFamily::IPv4 }, OfFamily { ip_family: IpFamily::IPv6 }];
@@ -120,6 +122,7 @@ impl Metrics {
             programming_seconds: Family::new_with_constructor(programming_histogram),
             no_local_endpoints: Family::default(),
             kernel: Arc::default(),
+            announced: Arc::default(),
         };
         let registry = &mut metrics.registry;
         let proxy = registry.sub_registry_with_prefix("kubeproxy");
@@ -177,6 +180,7 @@ impl Metrics {
             metrics.programming_errors.clone(),
         );
         own.register_collector(Box::new(Arc::clone(&metrics.kernel)));
+        registry.register_collector(Box::new(Arc::clone(&metrics.announced)));
         // So that they are there from the first scrape.
         for family in &FAMILIES {
             drop(metrics.sync_seconds.get_or_create(family));
@@ -215,9 +219,11 @@ impl Metrics {
         self.no_local_endpoints.get_or_create(&OfPolicy { traffic_policy, ip_family }).set(services);
     }
 
-    /// The text for a scrape; `status` is what the kernel says just now, if it could be asked.
-    pub fn text(&self, status: Option<Status>) -> Result<String, fmt::Error> {
+    /// The text for a scrape; `status` is what the kernel says just now, if it could be asked, and `announced` what is
+    /// announced in layer 2, where that is on.
+    pub fn text(&self, status: Option<Status>, announced: Option<Layer2>) -> Result<String, fmt::Error> {
         self.kernel.set(status);
+        self.announced.set(announced);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -280,6 +286,76 @@ impl Collector for Kernel {
     }
 }
 
+/// What is announced in layer 2, as metrics: MetalLB's by its names, and Culvert's own.
+#[derive(Debug, Default)]
+struct Announced(Mutex<Option<Layer2>>);
+
+impl Announced {
+    fn set(&self, announced: Option<Layer2>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = announced;
+    }
+}
+
+/// A count of an announced address: its name, what it says, and where it stands.
+type Count = (&'static str, &'static str, fn(&Link) -> u64);
+
+/// MetalLB's, whose names have no `_total`, and so are no counters to this library.
+const METALLB: [Count; 3] = [
+    ("metallb_layer2_requests_received", "ARP requests and neighbour solicitations for the address", |link| {
+        link.requests
+    }),
+    ("metallb_layer2_responses_sent", "Those that were answered", |link| link.answers),
+    ("metallb_layer2_gratuitous_sent", "Announcements of the address that were sent unasked", |link| link.gratuitous),
+];
+const OWN: [Count; 3] = [
+    ("culvert_layer2_refusals", "Requests for the address that came when it might not be answered for", |link| {
+        link.refusals
+    }),
+    ("culvert_layer2_echoes", "Pings of the address that were answered", |link| link.echoes),
+    ("culvert_layer2_conflicts", "Packets in which another host claimed the address", |link| link.conflicts),
+];
+
+impl Collector for Announced {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let announced = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Layer2 { node, addresses }) = announced.as_ref() else { return Ok(()) };
+        let sum = |address: &Address, pick: fn(&Link) -> u64| address.links.iter().map(pick).sum::<u64>();
+        let here = || addresses.iter().filter(|address| !address.links.is_empty());
+        let kind = ConstGauge::new(0i64).metric_type();
+        for (name, help, pick) in METALLB {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for address in here() {
+                let labels = [("ip", address.address.to_string())];
+                let value = i64::try_from(sum(address, pick)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let (name, help) = ("metallb_speaker_announced", "Services whose address this node announces");
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        let speaks = |address: &&Address| address.links.iter().any(|link| link.state == State::Announced);
+        for address in here().filter(speaks) {
+            for service in &address.services {
+                let labels = [
+                    ("service", service.clone()),
+                    ("protocol", "layer2".to_owned()),
+                    ("node", node.clone()),
+                    ("ip", address.address.to_string()),
+                ];
+                ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let kind = ConstCounter::new(0u64).metric_type();
+        for (name, help, pick) in OWN {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for address in here() {
+                let labels = [("ip", address.address.to_string())];
+                ConstCounter::new(sum(address, pick)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -291,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_names_of_kube_proxy_are_there_from_the_start() {
-        let text = Metrics::new().text(None).unwrap();
+        let text = Metrics::new().text(None, None).unwrap();
         for name in [
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.001\",ip_family=\"IPv4\"} 0",
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 0",
@@ -314,7 +390,7 @@ mod tests {
         metrics.queued(Timestamp::from_second(7).unwrap());
         metrics.synced(Timestamp::from_second(8).unwrap(), Duration::from_millis(3));
         metrics.programmed(IpFamily::IPv6, Duration::from_millis(300));
-        let text = metrics.text(None).unwrap();
+        let text = metrics.text(None, None).unwrap();
         for line in [
             "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"} 7.0",
@@ -324,6 +400,47 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn announced_addresses_have_the_names_of_metallb() {
+        let link = |state, count| Link {
+            interface: "eth0".to_owned(),
+            state,
+            since_seconds: 0,
+            requests: count,
+            answers: count,
+            refusals: count,
+            echoes: count,
+            gratuitous: count,
+            conflicts: count,
+            rival: None,
+        };
+        let address = |address: &str, links| Address {
+            address: address.parse().unwrap(),
+            services: vec!["shop/web".to_owned()],
+            node: Some("n1".to_owned()),
+            reason: String::new(),
+            links,
+        };
+        let addresses = vec![
+            address("192.0.2.1", vec![link(State::Announced, 3), link(State::Taken, 4)]),
+            address("192.0.2.2", vec![link(State::Probing, 0)]),
+            address("192.0.2.3", Vec::new()),
+        ];
+        let text = Metrics::new().text(None, Some(Layer2 { node: "n1".to_owned(), addresses })).unwrap();
+        for line in [
+            "metallb_layer2_requests_received{ip=\"192.0.2.1\"} 7",
+            "metallb_layer2_responses_sent{ip=\"192.0.2.2\"} 0",
+            "metallb_layer2_gratuitous_sent{ip=\"192.0.2.1\"} 7",
+            "metallb_speaker_announced{service=\"shop/web\",protocol=\"layer2\",node=\"n1\",ip=\"192.0.2.1\"} 1",
+            "culvert_layer2_conflicts_total{ip=\"192.0.2.1\"} 7",
+            "culvert_layer2_refusals_total{ip=\"192.0.2.1\"} 7",
+            "culvert_layer2_echoes_total{ip=\"192.0.2.1\"} 7",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("192.0.2.3") && text.matches("speaker_announced{").count() == 1, "{text}");
     }
 
     /// All there are, once the kernel has been asked.
@@ -338,7 +455,7 @@ mod tests {
         metrics.healthz.count(StatusCode::OK);
         metrics.queued(Timestamp::UNIX_EPOCH);
         metrics.synced(Timestamp::UNIX_EPOCH, Duration::ZERO);
-        let text = metrics.text(Some(status)).unwrap();
+        let text = metrics.text(Some(status), None).unwrap();
         let controller = crate::controller::metrics::Metrics::new();
         controller.set_pools([("main".into(), culvert_pools::PoolStatus::default())].into());
         let text = text + &controller.text().unwrap();

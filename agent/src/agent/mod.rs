@@ -42,6 +42,7 @@ use self::api::Api;
 use self::core::{Core, Facts, Parts, Question, now};
 use self::giver::Giver;
 use self::health::Health;
+use self::layer2::Desk;
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
 use crate::cli::{AgentArgs, SocketModeArg, Source};
@@ -115,7 +116,9 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let (batches, object_events) = start_source(args, &source, &node)?;
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
     let folder = matches!(source, Source::Dir(_));
-    let announcer = if folder { layer2::start(store.clone(), rivals, args.answer_ping) } else { None };
+    let layer2 =
+        if folder { layer2::start(store.clone(), rivals, args.model.layer2(), args.answer_ping) } else { None };
+    let (announcer, desk) = layer2.unzip();
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
         reconciler,
@@ -151,7 +154,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     tokio::spawn(http::serve(
         "metrics".into(),
         args.metrics_bind_address,
-        metrics_router(metrics, questions.clone(), store.clone()),
+        metrics_router(Sources { metrics, questions: questions.clone(), store: store.clone(), layer2: desk.clone() }),
     ));
     if let Some(events) = events {
         let batches = samples::read("samples", events, Event::from_prefix).context("cannot start a thread")?;
@@ -160,7 +163,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     log.map(trace).transpose().context("cannot start a thread")?;
     let listener = api::listen(&args.api.api_socket)
         .with_context(|| format!("cannot listen on {}", args.api.api_socket.display()))?;
-    tokio::spawn(axum::serve(listener, api::router(Api { questions, store, samples })).into_future());
+    tokio::spawn(axum::serve(listener, api::router(Api { questions, store, layer2: desk, samples })).into_future());
 
     tokio::select! {
         result = core.run(batches, asked) => result?,
@@ -225,22 +228,32 @@ fn trace(mut log: EbpfLogger<ToTracing>) -> std::io::Result<()> {
 
 // ===== metrics and what kube-proxy has beside them =====
 
-fn metrics_router(metrics: Arc<Metrics>, questions: mpsc::Sender<Question>, store: KernelStore) -> Router {
+fn metrics_router(sources: Sources) -> Router {
     const TEXT: [(header::HeaderName, &str); 2] =
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", any(|| async { (TEXT, "ok") }))
         .route("/proxyMode", any(|| async { (TEXT, "culvert") }))
-        .with_state((metrics, questions, store))
+        .with_state(sources)
 }
 
-type Sources = (Arc<Metrics>, mpsc::Sender<Question>, KernelStore);
+/// Whoever knows what a scrape asks for.
+#[derive(Clone)]
+struct Sources {
+    metrics: Arc<Metrics>,
+    questions: mpsc::Sender<Question>,
+    store: KernelStore,
+    layer2: Option<Desk>,
+}
 
-async fn scrape(State((metrics, questions, store)): State<Sources>) -> Response {
+async fn scrape(State(Sources { metrics, questions, store, layer2 }): State<Sources>) -> Response {
+    let failed = |error: &views::Error| tracing::warn!(%error, "metrics");
     let status = views::whole_status(&questions, &store, false).await;
-    let status = status.and_then(|status| status.map_err(|error| tracing::warn!(%error, "metrics")).ok());
-    match metrics.text(status) {
+    let status = status.and_then(|status| status.inspect_err(failed).ok());
+    let announced = if layer2.is_some() { layer2::view(&questions, layer2.as_ref()).await } else { None };
+    let announced = announced.and_then(|announced| announced.inspect_err(failed).ok());
+    match metrics.text(status, announced) {
         Ok(text) => ([(header::CONTENT_TYPE, http::OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

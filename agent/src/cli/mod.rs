@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use culvert_announce::choice::Settings;
 use culvert_api::plan::Protocol;
 use culvert_dataplane::SocketMode;
 use culvert_dataplane::limits::Limits;
@@ -80,6 +81,11 @@ pub enum Command {
     Backends(BackendsArgs),
     /// Show the flows that the kernel holds
     Flows(FlowsArgs),
+    /// Show which addresses are announced in layer 2: by which node, why, and what was heard of them
+    ///
+    /// The JSON's schema is docs/schema/l2.json. Exits with 3 if nobody announces an address or another host claims one, and with
+    /// 1 if the agent announces nothing in layer 2.
+    L2(L2Args),
     /// Watch packets being dropped or refused, and why
     Monitor(MonitorArgs),
     /// Detach every program and remove every map of this node, or remove what kube-proxy left: no trace stays
@@ -377,6 +383,17 @@ pub struct FlowsArgs {
     pub output: OutputArgs,
 }
 
+/// `culvert l2`.
+#[derive(Debug, Args)]
+pub struct L2Args {
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// Which flows are shown: those that meet all conditions.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub struct FlowFilter {
@@ -492,6 +509,9 @@ pub struct ModelArgs {
     /// Ports that nodePort may have, as of the API server
     #[arg(long, value_name = "LOW-HIGH", default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: RangeInclusive<u16>,
+    /// Let nodes announce addresses that have the label node.kubernetes.io/exclude-from-external-load-balancers
+    #[arg(long)]
+    pub ignore_exclude_lb: bool,
 }
 
 impl ModelArgs {
@@ -502,6 +522,11 @@ impl ModelArgs {
             node_port_addresses: self.nodeport_addresses.clone(),
             allow_external_ips: self.allow_external_ips.clone(),
         }
+    }
+
+    /// What the choice of nodes in layer 2 depends on.
+    pub fn layer2(&self) -> Settings {
+        Settings { ignore_exclude_label: self.ignore_exclude_lb }
     }
 
     /// What validation depends on.

@@ -2,6 +2,7 @@
 
 mod backends;
 mod flows;
+mod l2;
 mod monitor;
 pub mod request;
 mod services;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 pub use backends::run as backends;
 pub use flows::run as flows;
+pub use l2::run as l2;
 pub use monitor::run as monitor;
 pub use services::run as services;
 pub use status::run as status;

@@ -67,6 +67,17 @@ pub struct Conflict {
     pub gives_way: bool,
 }
 
+/// How an address stands on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is asked whether it is free.
+    Probing,
+    /// Somebody else has it.
+    Taken,
+    /// The kernel may answer for it.
+    Speaking,
+}
+
 /// How somebody claims an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -107,7 +118,16 @@ impl Watch {
 
     /// Whether the kernel may answer for it.
     pub fn speaks(&self) -> bool {
-        matches!(self.state, State::Speaking { .. })
+        self.standing() == Standing::Speaking
+    }
+
+    /// How the address stands.
+    pub fn standing(&self) -> Standing {
+        match self.state {
+            State::Probing { .. } => Standing::Probing,
+            State::Taken { .. } => Standing::Taken,
+            State::Speaking { .. } => Standing::Speaking,
+        }
     }
 
     /// When [`Watch::tick`] is next due, if ever.

@@ -243,6 +243,14 @@ impl Packet {
         }
     }
 
+    /// Whether it says where an address is; else it asks.
+    pub fn announces(&self) -> bool {
+        match self {
+            Self::Arp(arp) => !arp.is_probe(),
+            Self::Neighbor(neighbor) => matches!(neighbor, Neighbor::Advertisement { .. }),
+        }
+    }
+
     /// Reads a frame without VLAN tag; `None` if it is anything else, or not as its RFC wants it.
     pub fn decode(mut frame: &[u8]) -> Option<Self> {
         let frame = &mut frame;

@@ -14,25 +14,70 @@ mod groups;
 mod orders;
 mod task;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use aya::maps::{MapData, RingBuf};
+use culvert_announce::choice::Settings;
+use culvert_api::layer2::{Address, Layer2, Link};
 use culvert_dataplane::announced::Announced;
 use culvert_dataplane::kernel::KernelStore;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::orders::Announcer;
-use self::task::Task;
+use self::task::{Question, Task};
+use super::core::{self, ask};
+use super::views;
+
+/// Questions that may wait for the task.
+const QUESTIONS: usize = 16;
+
+/// How the task is asked.
+#[derive(Clone, Debug)]
+pub struct Desk(mpsc::Sender<Question>);
 
 /// Starts the task; `None` if it cannot run here, which is logged. `echo`: announced addresses answer to ping.
-pub fn start(store: KernelStore, rivals: Option<RingBuf<MapData>>, echo: bool) -> Option<Announcer> {
+pub fn start(
+    store: KernelStore,
+    rivals: Option<RingBuf<MapData>>,
+    settings: Settings,
+    echo: bool,
+) -> Option<(Announcer, Desk)> {
     let (sender, orders) = watch::channel(None);
-    match Task::new(Announced::new(store), rivals?, orders, echo) {
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    match Task::new(Announced::new(store), rivals?, orders, asked, echo) {
         Ok(task) => {
             tokio::spawn(task.run());
-            Some(Announcer::new(sender))
+            Some((Announcer::new(settings, sender), Desk(questions)))
         }
         Err(error) => {
             tracing::error!(%error, "no address can be announced in layer 2");
             None
         }
     }
+}
+
+/// `culvert l2`; `None` if the agent is about to end.
+pub async fn view(
+    questions: &mpsc::Sender<core::Question>,
+    desk: Option<&Desk>,
+) -> Option<Result<Layer2, views::Error>> {
+    let Some(Desk(desk)) = desk else { return Some(Err(views::Error::NoLayer2)) };
+    let (sender, answer) = oneshot::channel();
+    desk.send(sender).await.ok()?;
+    let standings = match answer.await.ok()? {
+        Ok(standings) => standings,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let mut links: BTreeMap<IpAddr, Vec<Link>> = BTreeMap::new();
+    for (address, link) in standings {
+        links.entry(address).or_default().push(link);
+    }
+    let (node, owners) = ask(questions, |core| (core.node.clone(), core.announcements())).await?;
+    let addresses = owners.into_iter().map(|(address, owner)| {
+        let services = owner.services.iter().map(ToString::to_string).collect();
+        let links = links.remove(&address).unwrap_or_default();
+        Address { address, services, node: owner.node, reason: owner.reason, links }
+    });
+    Some(Ok(Layer2 { node, addresses: addresses.collect() }))
 }

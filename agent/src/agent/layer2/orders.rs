@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_announce::choice;
+use culvert_announce::choice::{self, Settings};
 use culvert_announce::probe::packet::Mac;
 use culvert_announce::speaker::{Link, Wanted};
 use culvert_api::plan::{ServiceKey, ServicePlan};
@@ -17,7 +17,7 @@ use culvert_pools::Config;
 use culvert_source::{Change, Id, Kind, Object};
 use tokio::sync::watch;
 
-use crate::announcements::{Announced, Announcements, Own};
+use crate::announcements::{Announced, Announcements, Own, Owner};
 
 /// What the task is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,13 +33,20 @@ pub struct Announcer {
     announcements: Announcements,
     /// Something changed since the last decision.
     changed: bool,
+    /// The last decision.
+    own: BTreeMap<IpAddr, Own>,
     orders: watch::Sender<Option<Arc<Orders>>>,
 }
 
 impl Announcer {
     /// Nothing is known yet, and nothing is ordered.
-    pub fn new(orders: watch::Sender<Option<Arc<Orders>>>) -> Self {
-        Self { announcements: Announcements::default(), changed: true, orders }
+    pub fn new(settings: Settings, orders: watch::Sender<Option<Arc<Orders>>>) -> Self {
+        Self { announcements: Announcements::new(settings), changed: true, own: BTreeMap::new(), orders }
+    }
+
+    /// Who announces each address, seen from the node `name`.
+    pub fn explain(&self, name: &str) -> BTreeMap<IpAddr, Owner> {
+        self.announcements.explain(name, &self.own)
     }
 
     /// Takes a change of an object. Services are taken when they are programmed.
@@ -78,7 +85,8 @@ impl Announcer {
         let own = self.announcements.own(node, links, |key, addresses| {
             held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
         });
-        let orders = orders(&segments, own);
+        let orders = orders(&segments, &own);
+        self.own = own;
         self.orders.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&orders);
             if changed {
@@ -89,10 +97,10 @@ impl Announcer {
     }
 }
 
-/// Links that addresses can be announced on, with their names, by ifindex.
+/// Links that addresses can be announced on, with their names, by ifindex: those that have our program, which answers.
 fn segments(report: &Report) -> BTreeMap<u32, (&str, &Segment)> {
-    let links = report.links.iter();
-    links.filter_map(|link| Some((link.index, (link.wanted.name.as_str(), link.wanted.segment.as_ref()?)))).collect()
+    let hooked = report.links.iter().filter(|link| link.ingress.iter().any(|id| report.own.contains(id)));
+    hooked.filter_map(|link| Some((link.index, (link.wanted.name.as_str(), link.wanted.segment.as_ref()?)))).collect()
 }
 
 fn of_choice(segment: &Segment) -> choice::Link {
@@ -104,18 +112,62 @@ fn has(held: &Held, address: IpAddr) -> bool {
     held.ports.iter().flat_map(|port| &port.frontends).any(|(at, _)| at.address == address)
 }
 
-fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: BTreeMap<IpAddr, Own>) -> Orders {
+fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: &BTreeMap<IpAddr, Own>) -> Orders {
     let numbers = |names: &BTreeSet<String>| {
         let called = segments.iter().filter(|(_, (name, _))| names.contains(*name));
         called.map(|(index, _)| *index).collect()
     };
-    let addresses = own.into_iter().map(|(address, own)| match own {
-        Own::On(names) => (address, numbers(&names)),
-        Own::Silent(_) => (address, BTreeSet::new()),
+    let addresses = own.iter().map(|(address, own)| match own {
+        Own::On(names) => (*address, numbers(names)),
+        Own::Silent(_) => (*address, BTreeSet::new()),
     });
     let running = segments.iter().filter(|(_, (_, segment))| segment.running);
     let links =
         running.map(|(index, (_, segment))| (*index, Link { mac: Mac(segment.mac), since: segment.carrier_ups }));
     let wanted = Wanted { links: links.collect(), addresses: addresses.collect() };
     Orders { wanted, names: segments.iter().map(|(index, (name, _))| (*index, (*name).to_owned())).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_dataplane::links::classify::Source;
+    use culvert_dataplane::links::task::Hooked;
+    use culvert_dataplane::links::{Role, Wanted as Hook};
+
+    use super::*;
+
+    fn link(index: u32, running: bool, program: u32) -> Hooked {
+        let mac = [2, 0, 0, 0, 0, index as u8];
+        let segment = Segment { mac, running, carrier_ups: 4, prefixes: BTreeSet::new() };
+        let wanted = Hook {
+            name: format!("eth{index}"),
+            role: Role::Node,
+            source: Source::default(),
+            bridge: None,
+            up: true,
+            segment: Some(segment),
+        };
+        Hooked { index, wanted, ingress: vec![99, program], egress: Vec::new() }
+    }
+
+    fn own(address: &str, links: &[&str]) -> (IpAddr, Own) {
+        (address.parse().unwrap(), Own::On(links.iter().map(|name| (*name).to_owned()).collect()))
+    }
+
+    #[test]
+    fn orders_name_links_by_number_and_leave_out_those_that_carry_nothing() {
+        let links = vec![link(1, true, 7), link(2, false, 7), link(3, true, 8)];
+        let report = Report { links, own: BTreeSet::from([7]), ..Report::default() };
+        let segments = segments(&report);
+        // The third has a program that is not ours: the kernel would not answer there.
+        assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2]);
+        let silent = ("192.0.2.3".parse().unwrap(), Own::Silent("no ready endpoint on any node".to_owned()));
+        let decided = [own("192.0.2.1", &["eth1", "eth2"]), own("192.0.2.2", &["eth3"]), silent];
+        let Orders { wanted, names } = orders(&segments, &decided.into());
+        assert_eq!(wanted.links, BTreeMap::from([(1, Link { mac: Mac([2, 0, 0, 0, 0, 1]), since: 4 })]));
+        let addresses: Vec<_> =
+            wanted.addresses.values().map(|links| links.iter().copied().collect::<Vec<_>>()).collect();
+        assert_eq!(addresses, [vec![1, 2], vec![], vec![]]);
+        assert_eq!(names, BTreeMap::from([(1, "eth1".to_owned()), (2, "eth2".to_owned())]));
+    }
 }

@@ -1,19 +1,21 @@
 //! The task: it does what the [`Speaker`] says, when it is due.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use culvert_announce::probe::Claim;
+use culvert_abi::AnnouncedCounters;
 use culvert_announce::probe::packet::Mac;
+use culvert_announce::probe::{Claim, Conflict, Standing};
 use culvert_announce::speaker::{Action, Place, Speaker};
+use culvert_api::layer2::{self, Link, State};
 use culvert_dataplane::Frames;
 use culvert_dataplane::announced::{self, Announced, Rival, Row};
 use culvert_dataplane::kernel::KernelStore;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::groups::Groups;
@@ -25,6 +27,8 @@ use crate::agent::samples;
 const GRACE: Duration = Duration::from_mins(1);
 /// How often rows are renewed, and compared with what they should be.
 const RENEWAL: Duration = Duration::from_secs(5);
+/// A conflict that goes on is told of in the log at most so often.
+const QUIET: Duration = Duration::from_secs(10);
 /// When nothing is due.
 const LATER: Duration = Duration::from_mins(10);
 
@@ -39,7 +43,24 @@ pub struct Task {
     /// Those in force.
     orders: Arc<Orders>,
     echo: bool,
+    asked: mpsc::Receiver<Question>,
+    /// Who claimed an address last.
+    claims: BTreeMap<Place, Claimed>,
+    /// Announcements that were sent.
+    sent: BTreeMap<Place, u64>,
 }
+
+/// Another host that claims an address.
+#[derive(Clone, Copy, Debug)]
+struct Claimed {
+    mac: Mac,
+    at: Duration,
+    /// When it was last told of in the log.
+    told: Duration,
+}
+
+/// A question how everything stands.
+pub type Question = oneshot::Sender<io::Result<Vec<(IpAddr, Link)>>>;
 
 impl Task {
     /// Takes over the rows that are in force.
@@ -47,6 +68,7 @@ impl Task {
         rows: Announced<KernelStore>,
         rivals: RingBuf<MapData>,
         receiver: watch::Receiver<Option<Arc<Orders>>>,
+        asked: mpsc::Receiver<Question>,
         echo: bool,
     ) -> io::Result<Self> {
         let now = now();
@@ -64,6 +86,9 @@ impl Task {
             receiver,
             orders: Arc::default(),
             echo,
+            asked,
+            claims: BTreeMap::new(),
+            sent: BTreeMap::new(),
         })
     }
 
@@ -80,6 +105,11 @@ impl Task {
                 },
                 Some(rivals) = self.rivals.recv() => rivals.into_iter().flat_map(|rival| self.claimed(rival)).collect(),
                 () = sleep_until(Instant::now() + wait) => self.speaker.tick(now()),
+                Some(question) = self.asked.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = question.send(self.standings());
+                    continue;
+                }
                 _ = renewal.tick() => {
                     self.renew();
                     continue;
@@ -104,6 +134,35 @@ impl Task {
         self.speaker.claimed(of_speaker(place), Mac(mac), claim, &ours, now())
     }
 
+    /// How each address stands on each of its links.
+    fn standings(&self) -> io::Result<Vec<(IpAddr, Link)>> {
+        let (counters, now) = (self.rows.counters()?, now());
+        let ago = |then: Duration| now.saturating_sub(then).as_secs();
+        let standings = self.speaker.standings().map(|(place, standing, since)| {
+            let counted = counters.get(&of_rows(place)).copied().unwrap_or(AnnouncedCounters::zeroed());
+            let AnnouncedCounters { requests, answers, refusals, echoes, rivals: conflicts, told: _ } = counted;
+            let claim = self.claims.get(&place);
+            let link = Link {
+                interface: self.name(place).to_owned(),
+                state: match standing {
+                    Standing::Probing => State::Probing,
+                    Standing::Taken => State::Taken,
+                    Standing::Speaking => State::Announced,
+                },
+                since_seconds: ago(since),
+                requests,
+                answers,
+                refusals,
+                echoes,
+                gratuitous: self.sent.get(&place).copied().unwrap_or(0),
+                conflicts,
+                rival: claim.map(|claim| layer2::Rival { mac: claim.mac.to_string(), seconds_ago: ago(claim.at) }),
+            };
+            (place.address, link)
+        });
+        Ok(standings.collect())
+    }
+
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -113,20 +172,34 @@ impl Task {
                     tracing::info!(address = %place.address, link = self.name(place), answers, "announced in layer 2");
                 }
                 Action::Remove(place) => {
+                    self.claims.remove(&place);
+                    self.sent.remove(&place);
                     self.remove(of_rows(place));
                     tracing::info!(address = %place.address, link = self.name(place), "no longer announced in layer 2");
                 }
                 Action::Send { place, packet } => {
                     if let Err(error) = self.frames.send(place.link, &packet.encode()) {
                         tracing::warn!(address = %place.address, link = self.name(place), %error, "a packet is not sent");
+                    } else if packet.announces() {
+                        *self.sent.entry(place).or_default() += 1;
                     }
                 }
-                Action::Tell { place, conflict } => {
-                    let (link, mac) = (self.name(place), conflict.mac);
-                    let word = if conflict.gives_way { "it is not announced" } else { "it is defended" };
-                    tracing::warn!(address = %place.address, link, %mac, "another host uses an address: {word}");
-                }
+                Action::Tell { place, conflict } => self.tell(place, conflict),
             }
+        }
+    }
+
+    /// Tells of a conflict. Whoever sends such packets without end does not fill the log.
+    fn tell(&mut self, place: Place, Conflict { mac, gives_way }: Conflict) {
+        let now = now();
+        let last = self.claims.get(&place).map(|claim| claim.told);
+        let quiet = last.is_some_and(|told| now.saturating_sub(told) < QUIET);
+        let told = last.filter(|_| quiet).unwrap_or(now);
+        self.claims.insert(place, Claimed { mac, at: now, told });
+        if !quiet {
+            let word = if gives_way { "it is not announced" } else { "it is defended" };
+            let link = self.name(place);
+            tracing::warn!(address = %place.address, link, %mac, "another host uses an address: {word}");
         }
     }
 
