@@ -106,11 +106,12 @@ impl Announcements {
 
     /// Takes a Service, or that it has no address of a pool; whether anything changed.
     pub fn set_service(&mut self, key: &ServiceKey, service: Option<Announced>) -> bool {
-        let old = match &service {
-            Some(service) => self.services.insert(key.clone(), service.clone()),
-            None => self.services.remove(key),
-        };
-        old != service
+        let changed = self.services.get(key) != service.as_ref();
+        match service {
+            Some(service) => drop(self.services.insert(key.clone(), service)),
+            None => drop(self.services.remove(key)),
+        }
+        changed
     }
 
     /// Whether a Service has addresses of a pool.

@@ -67,15 +67,15 @@ fn own(announcements: &Announcements, node: &str, links: &[(&str, bool)]) -> Opt
     announcements.own(node, links, |_, _| true).remove(&ip(ADDRESS))
 }
 
-fn on(links: &[&str]) -> Option<Own> {
-    Some(Own::On(links.iter().map(|link| (*link).to_owned()).collect()))
+fn on(links: &[&str]) -> Own {
+    Own::On(links.iter().map(|link| (*link).to_owned()).collect())
 }
 
 #[test]
 fn links_whose_prefix_holds_the_address_go_before_all_others() {
     let announcements = announcements(&[&[]], &["n1"]);
-    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", true)]), on(&["eth1"]));
-    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", false)]), on(&["eth0", "eth1"]));
+    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", true)]), Some(on(&["eth1"])));
+    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", false)]), Some(on(&["eth0", "eth1"])));
     let none = own(&announcements, "n1", &[]);
     assert_eq!(none, Some(Own::Silent("it has no link to answer on".to_owned())));
 }
@@ -83,7 +83,7 @@ fn links_whose_prefix_holds_the_address_go_before_all_others() {
 #[test]
 fn an_advertisement_may_name_the_links() {
     let announcements = announcements(&[&["eth0"]], &["n1"]);
-    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", true)]), on(&["eth0"]));
+    assert_eq!(own(&announcements, "n1", &[("eth0", false), ("eth1", true)]), Some(on(&["eth0"])));
     assert!(matches!(own(&announcements, "n1", &[("eth1", true)]), Some(Own::Silent(_))));
     let [only] = announcements.plan("n1").try_into().unwrap();
     assert_eq!((only.interface.as_deref(), only.reason.as_str()), (Some("eth0"), "the only node"));
@@ -92,7 +92,7 @@ fn an_advertisement_may_name_the_links() {
 #[test]
 fn without_nodes_the_agent_is_alone() {
     let announcements = announcements(&[&[]], &[]);
-    assert_eq!(own(&announcements, "box", &[("eth0", true)]), on(&["eth0"]));
+    assert_eq!(own(&announcements, "box", &[("eth0", true)]), Some(on(&["eth0"])));
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn concerns<const W: usize>(packet: &Packet<W>) -> bool {
     packet.header.next() == if W == V4 { proto::ICMP } else { proto::ICMPV6 }
 }
 
-/// Answers a message of ICMP or ICMPv6 that asks for an announced address. [`NEXT`]: it is no such message.
+/// Answers a message of ICMP or `ICMPv6` that asks for an announced address. [`NEXT`]: it is no such message.
 #[inline(never)]
 pub fn icmp<const W: usize>(skb: Skb, packet: &Packet<W>) -> i32 {
     let at = crate::ETHERNET + Header::<W>::SIZE;
@@ -76,7 +76,7 @@ impl Announcement {
         let ifindex = skb.ifindex();
         let key = AnnouncedKey { addr: wide(addr), family: if W == V4 { 4 } else { 6 }, ifindex };
         // SAFETY: the words are copied at once; a row that changes meanwhile was valid a moment ago.
-        let row = *unsafe { maps::ANNOUNCED.get(&key) }?;
+        let row = *unsafe { maps::ANNOUNCED.get(key) }?;
         // SAFETY: likewise.
         let mac = unsafe { maps::LINKS.get(ifindex) }?.mac;
         // The links task does not know it yet.
@@ -106,7 +106,7 @@ impl Announcement {
         /// The agent is told ten times a second.
         const PAUSE: u64 = 100_000_000;
         self.count(Counter::Rivals);
-        let Some(row) = maps::ANNOUNCED_COUNTERS.get_ptr_mut(&self.key) else { return };
+        let Some(row) = maps::ANNOUNCED_COUNTERS.get_ptr_mut(self.key) else { return };
         let now = clock::nanoseconds();
         // SAFETY: an aligned word of a live row. Two CPUs may both find that it is time: then the agent is told twice.
         unsafe {
@@ -116,9 +116,9 @@ impl Announcement {
             }
             told.write(now);
         }
-        let [[a, b], [c, d], [e, f]] = mac.map(u16::to_ne_bytes);
+        let [first, second, third] = mac.map(u16::to_ne_bytes);
         let AnnouncedKey { addr, family, ifindex } = self.key;
-        let mac = [a, b, c, d, e, f];
+        let mac = [first[0], first[1], second[0], second[1], third[0], third[1]];
         let record = Rival { addr, at: now, ifindex, family: family as u8, kind, mac, zero: 0 };
         // The ring is full when nobody reads it; the next packet says the same.
         let _ = maps::RIVALS.output::<Rival>(&record, 0);
@@ -126,7 +126,7 @@ impl Announcement {
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        let Some(row) = maps::ANNOUNCED_COUNTERS.get_ptr_mut(&self.key) else { return };
+        let Some(row) = maps::ANNOUNCED_COUNTERS.get_ptr_mut(self.key) else { return };
         // SAFETY: fields of a live row; all of these are only ever added to.
         unsafe {
             let word = match counter {

@@ -93,7 +93,7 @@ fn read<const W: usize>(skb: Skb, packet: &Packet<W>, option: u8) -> Option<Mess
     let [flags, target @ ..] = skb.load::<[u32; 5]>(MESSAGE + 4)?;
     let announcement = Announcement::find(skb, &target)?;
     let size = packet.header.word(1) >> 16;
-    let fits = size >= FIXED && size <= LONGEST && size & 7 == 0 && MESSAGE + size <= skb.len();
+    let fits = (FIXED..=LONGEST).contains(&size) && size.is_multiple_of(8) && MESSAGE + size <= skb.len();
     if !fits || packet.header.version() != 6 || packet.header.word(1) & 0xff != ON_LINK {
         return None;
     }

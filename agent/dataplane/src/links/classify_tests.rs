@@ -61,13 +61,14 @@ impl Host {
                     let source = link.addresses[0].ip;
                     self.network.defaults.push(DefaultRoute { link: index, source });
                 }
-                _ => match word.strip_prefix("master=") {
-                    Some(master) => link.master = Some(master.parse().unwrap()),
-                    None => {
+                _ => {
+                    if let Some(master) = word.strip_prefix("master=") {
+                        link.master = Some(master.parse().unwrap());
+                    } else {
                         let (ip, prefix_length) = prefixed(word);
                         link.addresses.push(Address { ip, source: true, prefix_length });
                     }
-                },
+                }
             }
         }
         self.network.links.insert(index, link);

@@ -316,8 +316,12 @@ fn row(wanted: &Wanted) -> Row {
 }
 
 /// A link address as it lies in a frame.
-fn halves([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
-    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
+fn halves(mac: [u8; 6]) -> [u16; 3] {
+    let mut words = [0; 3];
+    for (word, bytes) in words.iter_mut().zip(mac.as_chunks::<2>().0) {
+        *word = u16::from_ne_bytes(*bytes);
+    }
+    words
 }
 
 fn rows(store: &KernelStore) -> Result<BTreeMap<u32, Role>, Error> {

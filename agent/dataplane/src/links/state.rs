@@ -26,6 +26,7 @@ pub struct Network {
 
 /// A network link.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is one of the kernel's flags
 pub struct Link {
     /// Its name.
     pub name: String,

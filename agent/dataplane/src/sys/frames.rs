@@ -58,12 +58,12 @@ impl Frames {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         for (to, from) in name.iter_mut().zip(link.bytes()) {
-            *to = from as libc::c_char;
+            *to = libc::c_char::from_ne_bytes([from]);
         }
         // SAFETY: integers and arrays of them.
         let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
         for (to, from) in address.sa_data.iter_mut().zip(group) {
-            *to = from as libc::c_char;
+            *to = libc::c_char::from_ne_bytes([from]);
         }
         question.ifr_ifru.ifru_hwaddr = address;
         let fd = raw(&self.0).cast_signed();

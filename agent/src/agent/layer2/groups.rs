@@ -70,7 +70,7 @@ impl Groups {
 }
 
 /// Joins a group with the first socket that has room, or a new one: how many groups a socket can be in depends on
-/// net.core.optmem_max.
+/// `net.core.optmem_max`.
 fn become_member(sockets: &mut Vec<Socket>, (link, group): (u32, Ipv6Addr)) -> io::Result<usize> {
     for (i, socket) in sockets.iter().enumerate() {
         match socket.join_multicast_v6(&group, link) {
