@@ -71,6 +71,7 @@ const ADDRESSES: &[(culvert_pools::Kind, &[&str])] = &[
         &[
             "aggregationLength",
             "aggregationLengthV6",
+            "asPathPrepend",
             "communities",
             "ipAddressPoolSelectors",
             "ipAddressPools",

@@ -92,6 +92,8 @@ pub struct BgpAdvertisement {
     pub aggregation_v6: u8,
     /// `LOCAL_PREF` towards internal peers; 0 = not set.
     pub local_pref: u32,
+    /// How often our AS number is put in front of the path once more, 0 to 10.
+    pub as_path_prepend: u8,
     /// Communities.
     pub communities: BTreeSet<Community>,
 }
@@ -123,6 +125,7 @@ impl BgpAdvertisement {
         let v4 = found.within("spec.aggregationLength", spec.aggregation_length, 1, 32).unwrap_or(32) as u8;
         let v6 = found.within("spec.aggregationLengthV6", spec.aggregation_length_v6, 1, 128).unwrap_or(128) as u8;
         let local_pref = found.within("spec.localPref", Some(spec.local_pref), 0, u32::MAX.into());
+        let as_path_prepend = found.within("spec.asPathPrepend", spec.as_path_prepend, 1, 10);
         found.unique("spec.communities", &spec.communities);
         for (i, text) in spec.communities.iter().enumerate() {
             if text.contains(':') && Community::parse(text).is_none() {
@@ -147,6 +150,7 @@ impl BgpAdvertisement {
             aggregation_v4: v4,
             aggregation_v6: v6,
             local_pref: local_pref.unwrap_or_default(),
+            as_path_prepend: as_path_prepend.unwrap_or_default() as u8,
             communities: BTreeSet::new(),
         }
     }

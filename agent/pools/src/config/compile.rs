@@ -150,7 +150,7 @@ impl Compiler<'_> {
                 self.aggregation(id, advertisement, pool);
                 self.echo(id, advertisement, pool, config);
                 for (_, other) in &advertisements[..i] {
-                    self.local_pref(id, advertisement, other, pool);
+                    self.one_prefix(id, advertisement, other, pool);
                 }
             }
         }
@@ -171,18 +171,24 @@ impl Compiler<'_> {
         }
     }
 
-    /// One prefix has one `LOCAL_PREF`. Whether advertisements for some Services meet is not known before there are Services.
-    fn local_pref(&mut self, id: &Id, one: &BgpAdvertisement, other: &BgpAdvertisement, pool: &Pool) {
+    /// One prefix has one `LOCAL_PREF` and one path. Whether advertisements for some Services meet is not known before there are Services.
+    fn one_prefix(&mut self, id: &Id, one: &BgpAdvertisement, other: &BgpAdvertisement, pool: &Pool) {
+        let attributes = [
+            ("spec.localPref", one.local_pref, other.local_pref),
+            ("spec.asPathPrepend", one.as_path_prepend.into(), other.as_path_prepend.into()),
+        ];
+        let same = attributes.iter().all(|(_, here, there)| here == there);
         let for_all = one.services.is_empty() && other.services.is_empty();
-        let same = one.local_pref == other.local_pref;
         if same || !for_all || !other.pools.matches(pool) || !one.meets(other, pool, self.resources.nodes()) {
             return;
         }
-        let message = format!(
-            "Invalid value: {}: BGPAdvertisement/{} has {} for the same prefixes of pool {}, nodes and peers",
-            one.local_pref, other.key, other.local_pref, pool.name
-        );
-        self.say(id, "spec.localPref", message);
+        for (field, here, there) in attributes.into_iter().filter(|(_, here, there)| here != there) {
+            let message = format!(
+                "Invalid value: {here}: BGPAdvertisement/{} has {there} for the same prefixes of pool {}, nodes and peers",
+                other.key, pool.name
+            );
+            self.say(id, field, message);
+        }
     }
 
     /// BFD's echo packets are of IPv4 (RFC 5881 4 leaves IPv6 open; FRR refuses them).

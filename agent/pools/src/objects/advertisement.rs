@@ -64,6 +64,8 @@ object! {
         pub aggregation_length_v6: Option<i64>,
         /// `LOCAL_PREF` towards internal peers; 0 = not set.
         pub local_pref: i64,
+        /// How often our AS number is put in front of the path once more, 1 to 10; absent = not at all.
+        pub as_path_prepend: Option<i64>,
         /// `A:B`, `large:A:B:C`, or names that Community objects give.
         pub communities: Vec<String>,
         /// Pools by name.
