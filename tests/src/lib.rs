@@ -15,7 +15,7 @@
 //! | [`matrix`] | tables of what clients see |
 //! | [`bench`] | what a packet, a connect and a connection cost; how proxies scale |
 //! | [`demo`] | `cargo xtask demo` |
-//! | [`deploy`] | what `deploy/` renders, and the API server's schema |
+//! | [`deploy`] | what `deploy/` renders, and the API server's schema; [`metallb`]: what MetalLB ships |
 //! | [`world`] | what the maps hold, in plain types, and the programs loaded for one test |
 //! | [`fixture`] | packets in, verdicts and packets out |
 //! | [`oracle`] | the datapath in plain Rust, and the scripts that it is compared on |
@@ -31,6 +31,7 @@ pub mod fixture;
 pub mod kube_proxy;
 pub mod manifests;
 pub mod matrix;
+pub mod metallb;
 pub mod oracle;
 pub mod place;
 pub mod process;

@@ -1,15 +1,13 @@
 //! The API server's schema (`OpenAPI` 3, as its source publishes it), and whether an object fits it. Stricter than the API server
 //! in one point: a field that it would drop silently is an error.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::deploy::objects::text;
-use crate::deploy::repository;
-use crate::shell::run;
+use crate::programs;
 
 /// Where `$ref` points to.
 const SCHEMAS: &str = "#/components/schemas/";
@@ -26,11 +24,8 @@ impl Schemas {
         if let Some(directory) = std::env::var_os("CULVERT_OPENAPI") {
             return Ok(Self { directory: directory.into() });
         }
-        let mut download = Command::new("go");
-        download.args(["mod", "download", "-json", "k8s.io/kubernetes"]);
-        let module = run(download.current_dir(repository("tests/cluster/kubernetes")))?;
-        let module: Value = serde_json::from_str(&module)?;
-        Ok(Self { directory: Path::new(text(&module, "/Dir")?).join("api/openapi-spec/v3") })
+        let module = programs::module("kubernetes", "k8s.io/kubernetes")?;
+        Ok(Self { directory: module.join("api/openapi-spec/v3") })
     }
 
     /// Checks an object: every field is known and has the right type, and none that is required is missing.

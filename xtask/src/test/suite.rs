@@ -18,7 +18,14 @@ const ORACLE: &[&str] = &["oracle"];
 /// Those that need what no kernel of a build machine has; the steps of virtual machines run them.
 const MACHINES: &[&str] = &["ipvs"];
 /// Those that need programs of Kubernetes.
-const KUBERNETES: &[&str] = &["deploy", "kube_agent", "kube_controller", "kube_proxy_itself", "kube_source"];
+const KUBERNETES: &[&str] = &[
+    "deploy",
+    "kube_agent",
+    "kube_controller",
+    "kube_proxy_itself",
+    "kube_source",
+    "metallb_manifests",
+];
 
 /// Those that need a cluster, and those that reboot its nodes.
 const CLUSTER: &[&str] = &["cluster_api_server", "cluster_software", "cluster_survival"];

@@ -49,12 +49,15 @@ enum Part {
     Flannel,
     /// helm
     Helm,
+    /// MetalLB's controller
+    #[value(name = "metallb")]
+    MetalLb,
     /// The image of ordinary servers and clients, and programs that tests run beside those
     Software,
 }
 
 impl Part {
-    const ALL: &[Self] = &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::Software];
+    const ALL: &[Self] = &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::MetalLb, Self::Software];
 
     const fn programs(self) -> &'static [Program] {
         match self {
@@ -62,6 +65,7 @@ impl Part {
             Self::Tests => Program::TESTS,
             Self::Flannel => Program::FLANNEL,
             Self::Helm => &[Program::Helm],
+            Self::MetalLb => &[Program::MetalLbController],
             Self::Software => Program::SOFTWARE,
         }
     }
@@ -72,7 +76,7 @@ impl Part {
             Self::Tests => Image::TESTS,
             Self::Flannel => Image::FLANNEL,
             Self::Software => &[Image::Servers],
-            Self::Helm => &[],
+            Self::Helm | Self::MetalLb => &[],
         }
     }
 }

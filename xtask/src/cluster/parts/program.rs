@@ -22,6 +22,8 @@ pub enum Module {
     Caddy,
     /// A gRPC service of our own and its clients.
     Grpc,
+    /// MetalLB: its controller, and its samples and manifests, which tests read.
+    MetalLb,
 }
 
 impl Module {
@@ -37,6 +39,7 @@ impl Module {
             Self::Helm => "helm",
             Self::Caddy => "caddy",
             Self::Grpc => "grpc",
+            Self::MetalLb => "metallb",
         }
     }
 
@@ -52,6 +55,7 @@ impl Module {
             Self::Helm => "helm.sh/helm/v4",
             Self::Caddy => "github.com/caddyserver/caddy/v2",
             Self::Grpc => "google.golang.org/grpc",
+            Self::MetalLb => "go.universe.tf/metallb",
         }
     }
 
@@ -69,7 +73,7 @@ impl Module {
             Self::Containerd => vec![format!("github.com/containerd/containerd/v2/version.Version={number}")],
             Self::Flannel => vec![format!("github.com/flannel-io/flannel/pkg/version.Version={version}")],
             Self::Helm => vec![format!("helm.sh/helm/v4/internal/version.version={version}")],
-            Self::Etcd | Self::CoreDns | Self::FlannelCni | Self::Caddy | Self::Grpc => Vec::new(),
+            Self::Etcd | Self::CoreDns | Self::FlannelCni | Self::Caddy | Self::Grpc | Self::MetalLb => Vec::new(),
         }
     }
 }
@@ -121,6 +125,8 @@ pub enum Program {
     Caddy,
     /// `grpc`: a service that tests roll, and its clients.
     Grpc,
+    /// `metallb-controller`: what gives addresses where Culvert does not.
+    MetalLbController,
 }
 
 /// How `go` makes it.
@@ -188,7 +194,7 @@ impl Program {
 
     /// How it is made.
     pub const fn recipe(self) -> Recipe {
-        use Module::{Caddy, CoreDns, Etcd, Flannel, FlannelCni, Grpc, Helm, Kubernetes};
+        use Module::{Caddy, CoreDns, Etcd, Flannel, FlannelCni, Grpc, Helm, Kubernetes, MetalLb};
         match self {
             Self::Etcd => program("etcd", Etcd, &["go.etcd.io/etcd/server/v3"]),
             Self::KubeApiserver => program("kube-apiserver", Kubernetes, &["k8s.io/kubernetes/cmd/kube-apiserver"]),
@@ -242,6 +248,7 @@ impl Program {
             Self::Helm => program("helm", Helm, &["helm.sh/helm/v4/cmd/helm"]),
             Self::Caddy => program("caddy", Caddy, &["."]),
             Self::Grpc => program("grpc", Grpc, &["."]),
+            Self::MetalLbController => program("metallb-controller", MetalLb, &["go.universe.tf/metallb/controller"]),
         }
     }
 }
