@@ -21,8 +21,9 @@ use crate::{programs, shell};
 
 /// How long a program may take to be ready, on a busy machine.
 const LIMIT: Duration = Duration::from_mins(2);
-/// Users by their tokens: one that may do all, one that may do what its roles say.
-const TOKENS: &str = "admin-token,admin,1,system:masters\nagent-token,system:serviceaccount:kube-system:culvert,2\n";
+/// Users by their tokens: one that may do all, others that may do what their roles say.
+const TOKENS: &str = "admin-token,admin,1,system:masters\nagent-token,system:serviceaccount:kube-system:culvert,2\n\
+                      metallb-token,system:serviceaccount:metallb-system:controller,3\n";
 /// Objects that are created at a time.
 const AT_ONCE: usize = 16;
 /// Where the API server listens, usually.
@@ -47,6 +48,8 @@ pub enum User {
     Admin,
     /// The service account of the agent, with the rights that a test gives it.
     Agent,
+    /// The service account of MetalLB's controller, likewise.
+    MetalLb,
 }
 
 impl User {
@@ -54,6 +57,7 @@ impl User {
         match self {
             Self::Admin => "admin-token",
             Self::Agent => "agent-token",
+            Self::MetalLb => "metallb-token",
         }
     }
 }
@@ -208,14 +212,28 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Watches a collection as an administrator, from a version of it on. Each line of the program's output is an event.
+    pub fn watch(&self, path: &str, version: &str) -> Result<Process> {
+        let mut command = self.request(User::Admin, &format!("{path}?watch=true&resourceVersion={version}"));
+        command.arg("--no-buffer");
+        self.place.start(command)
+    }
+
     fn curl(&self, user: User, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
         let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let mut command = shell::split("curl --silent --show-error --max-time 20 --data-binary @-");
-        command.arg("--cacert").arg(self.dir.join("ca.crt")).args(["--request", method]);
-        command.args(["--header", &format!("Authorization: Bearer {}", user.token())]);
-        command.args(["--header", &format!("Content-Type: {content}")]).arg(format!("{}{path}", self.url()));
+        let mut command = self.request(user, path);
+        command.args(["--max-time", "20", "--data-binary", "@-", "--request", method]);
+        command.args(["--header", &format!("Content-Type: {content}")]);
         let body = body.map(ToString::to_string).unwrap_or_default();
         self.place.run(|| shell::feed(&mut command, &body))
+    }
+
+    fn request(&self, user: User, path: &str) -> Command {
+        let mut command = shell::split("curl --silent --show-error");
+        command.arg("--cacert").arg(self.dir.join("ca.crt"));
+        command.args(["--header", &format!("Authorization: Bearer {}", user.token())]);
+        command.arg(format!("{}{path}", self.url()));
+        command
     }
 }
 

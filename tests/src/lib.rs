@@ -10,6 +10,7 @@
 //! | [`agent`] | an agent on each node, started with four capabilities |
 //! | [`cluster`] | a real cluster of `cargo xtask cluster`: its places, pods, agents |
 //! | [`control_plane`] | etcd and an API server; [`programs`]: where those come from |
+//! | [`controllers`] | `culvert controller` beside that API server |
 //! | [`traffic`] | echo servers, clients, load |
 //! | [`stage`] | pods, servers and agents as most tests want them |
 //! | [`matrix`] | tables of what clients see |
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod bench;
 pub mod cluster;
 pub mod control_plane;
+pub mod controllers;
 pub mod demo;
 pub mod deploy;
 pub mod fixture;

@@ -1,190 +1,19 @@
 //! `culvert controller` against a real API server, with the rights and the definitions that `deploy/` gives it and no more.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::net::Ipv4Addr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use culvert_tests::agent::{END, binary};
-use culvert_tests::control_plane::{ControlPlane, User};
-use culvert_tests::deploy::repository;
-use culvert_tests::place::Place;
-use culvert_tests::process::{Process, eventually};
-use culvert_tests::scope::Scope;
+use culvert_tests::agent::END;
+use culvert_tests::control_plane::User;
+use culvert_tests::controllers::{FINALIZER, LIMIT, PODS, POOL, POOLS, SERVICES, Stage, service};
+use culvert_tests::process::eventually;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-const SERVICES: &str = "/api/v1/namespaces/shop/services";
-const EVENTS: &str = "/api/v1/namespaces/shop/events";
-const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools";
-const PODS: &str = "/api/v1/namespaces/metallb-system/pods";
-const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/culvert-controller";
-const STATE: &str = "/apis/metallb.io/v1beta1/namespaces/kube-system/configurationstates/culvert-controller";
 const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
-const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-const POOL: &str = "metallb.io/ip-allocated-from-pool";
-const LIMIT: Duration = Duration::from_mins(1);
 /// How many Services the largest test has, unless `CULVERT_CONTROLLER_SERVICES` says more.
 const MANY: usize = 1_000;
-
-/// An API server in a namespace of its own, and controllers beside it.
-struct Stage {
-    controllers: Vec<(String, Process)>,
-    plane: ControlPlane,
-    place: Place,
-    _scope: Scope,
-}
-
-fn file(name: &str) -> Result<Value> {
-    let path = repository("deploy/kustomize/controller").join(name);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    Ok(serde_saphyr::from_str(&text)?)
-}
-
-impl Stage {
-    fn new() -> Result<Self> {
-        let scope = Scope::open()?;
-        let cgroup = scope.cgroup("cp")?;
-        let place = Place::new("cp", scope.netns("cp")?, &cgroup, scope.dir(), ADDRESS, "2001:db8::10".parse()?);
-        place.ip_batch(&format!("link set lo up\naddress add {ADDRESS}/32 dev lo\n"))?;
-        let plane = ControlPlane::start(&place, ADDRESS, scope.dir(), &[])?;
-        for name in ["shop", "metallb-system"] {
-            plane.create("/api/v1/namespaces", &json!({"metadata": {"name": name}}))?;
-        }
-        plane.create(&format!("{RBAC}/clusterroles"), &file("clusterrole.yaml")?)?;
-        plane.create(&format!("{RBAC}/namespaces/kube-system/roles"), &file("role.yaml")?)?;
-        // The user of the test takes the place of the service account.
-        let subject = json!([{"kind": "ServiceAccount", "name": "culvert", "namespace": "kube-system"}]);
-        for (path, name) in [
-            ("clusterrolebindings", "clusterrolebinding.yaml"),
-            ("namespaces/kube-system/rolebindings", "rolebinding.yaml"),
-        ] {
-            let mut binding = file(name)?;
-            binding["subjects"] = subject.clone();
-            plane.create(&format!("{RBAC}/{path}"), &binding)?;
-        }
-        Ok(Self { controllers: Vec::new(), plane, place, _scope: scope })
-    }
-
-    /// The definitions of `deploy/`.
-    fn define(&self) -> Result<()> {
-        for file in file("kustomization.yaml")?["resources"].as_array().into_iter().flatten().filter_map(Value::as_str)
-        {
-            if file.starts_with("crd-") {
-                let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-                self.plane.create(path, &crate::file(file)?)?;
-            }
-        }
-        eventually("pools are known", LIMIT, || {
-            let list = self.plane.ask(User::Admin, "GET", POOLS, None)?;
-            ensure!(list["kind"] == "IPAddressPoolList", "{list}");
-            Ok(Some(()))
-        })
-    }
-
-    fn pool(&self, name: &str, range: &str) -> Result<Value> {
-        let object = json!({
-            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": {"name": name},
-            "spec": {"addresses": [range]},
-        });
-        self.plane.create(POOLS, &object)
-    }
-
-    fn start(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
-        let mut command = Command::new(binary()?);
-        command.arg("controller").arg("--kubeconfig").arg(self.plane.kubeconfig(User::Agent)?);
-        command.args(["--identity", name, "--namespace=kube-system", "--log-level=debug"]);
-        command.args(["--lease-duration=4", "--lease-renew-deadline=3", "--lease-retry-period=1"]);
-        command.arg(format!("--bind-address=127.0.0.1:{}", 7472 + self.controllers.len())).args(arguments);
-        self.controllers.push((name.to_owned(), self.place.start(command)?));
-        Ok(())
-    }
-
-    fn log(&self) -> String {
-        self.controllers.first().map(|(_, process)| process.output()).unwrap_or_default()
-    }
-
-    fn with_log<T>(&self, result: Result<T>) -> Result<T> {
-        result.with_context(|| format!("the controllers' log:\n{}", self.log()))
-    }
-
-    /// Waits until somebody holds the Lease, and says who.
-    fn leader(&self, wanted: impl Fn(&str) -> bool) -> Result<String> {
-        let found = eventually("somebody leads", LIMIT, || {
-            let lease = self.plane.ask(User::Admin, "GET", LEASE, None)?;
-            let holder = lease["spec"]["holderIdentity"].as_str().with_context(|| lease.to_string())?;
-            ensure!(wanted(holder), "{holder} leads");
-            Ok(Some(holder.to_owned()))
-        });
-        self.with_log(found)
-    }
-
-    fn get(&self, name: &str) -> Result<Value> {
-        self.plane.ask(User::Admin, "GET", &format!("{SERVICES}/{name}"), None)
-    }
-
-    /// Waits until a Service has an address, with all that belongs to it.
-    fn has(&self, name: &str, address: &str, pool: &str) -> Result<Value> {
-        let found = eventually(&format!("{name} has {address}"), LIMIT, || {
-            let service = self.get(name)?;
-            let ingress = &service["status"]["loadBalancer"]["ingress"];
-            ensure!(*ingress == json!([{"ip": address, "ipMode": "VIP"}]), "{ingress}");
-            let metadata = &service["metadata"];
-            ensure!(metadata["annotations"][POOL] == pool, "{metadata}");
-            ensure!(metadata["finalizers"] == json!([FINALIZER]), "{metadata}");
-            Ok(Some(service))
-        });
-        self.with_log(found)
-    }
-
-    /// Waits until a Service that was deleted is not there any more.
-    fn gone(&self, name: &str) -> Result<()> {
-        let gone = eventually(&format!("{name} is gone"), LIMIT, || {
-            let service = self.get(name)?;
-            ensure!(service["reason"] == "NotFound", "{service}");
-            Ok(Some(()))
-        });
-        self.with_log(gone)
-    }
-
-    /// Waits for an event of a reason.
-    fn event(&self, name: &str, reason: &str) -> Result<Value> {
-        let path = format!("{EVENTS}?fieldSelector=involvedObject.name={name},reason={reason}");
-        let found = eventually(&format!("an event {reason}"), LIMIT, || {
-            let found = self.plane.ask(User::Admin, "GET", &path, None)?;
-            let items = found["items"].as_array().with_context(|| found.to_string())?;
-            ensure!(items.len() == 1, "{} events", items.len());
-            Ok(Some(items[0].clone()))
-        });
-        self.with_log(found)
-    }
-
-    /// Waits until the configuration's state says so.
-    fn state(&self, result: &str, status: &str, reason: &str) -> Result<Value> {
-        let found = eventually("the configuration's state", LIMIT, || {
-            let state = self.plane.ask(User::Admin, "GET", STATE, None)?;
-            let condition = &state["status"]["conditions"][0];
-            ensure!(state["status"]["result"] == result, "{state}");
-            ensure!(condition["type"] == "poolReconcilerValid", "{state}");
-            ensure!(condition["status"] == status && condition["reason"] == reason, "{state}");
-            Ok(Some(state))
-        });
-        self.with_log(found)
-    }
-
-    /// What a server of a controller says.
-    fn ask(&self, port: u16, path: &str) -> Result<String> {
-        self.place.sh(&format!("curl --silent --fail --max-time 3 http://127.0.0.1:{port}{path}"))
-    }
-}
-
-fn service(name: &str) -> Value {
-    json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}})
-}
 
 #[test]
 fn services_get_addresses_and_give_them_up() -> Result<()> {
