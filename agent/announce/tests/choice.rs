@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use culvert_announce::choice::{Choice, Inputs, Link, Node, Out, Report, Service, Settings, out};
@@ -14,12 +15,6 @@ use culvert_pools::{Config, Kind, Resource, Resources};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    cases: Vec<Case>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,12 +74,9 @@ struct CaseService {
 
 #[test]
 fn tables() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     let (mut count, mut failures) = (0, String::new());
     for name in ["choice.yaml", "choice-spread.yaml"] {
-        let text = std::fs::read_to_string(folder.join(name)).unwrap();
-        let file: File = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        for case in &file.cases {
+        for case in &support::cases::<Case>(name) {
             count += 1;
             for reverse in [false, true] {
                 for failure in run(case, reverse) {

@@ -2,19 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-use std::path::Path;
+mod support;
+
 use std::time::Duration;
 
 use culvert_announce::hold::{Hold, Standing, Times};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::Deserialize;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    cases: Vec<Case>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,9 +33,8 @@ struct Step {
 
 #[test]
 fn tables() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/hold.yaml");
-    let file: File = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    for case in &file.cases {
+    let cases: Vec<Case> = support::cases("hold.yaml");
+    for case in &cases {
         let mut hold = Hold::new(Times::default());
         for (i, step) in case.steps.iter().enumerate() {
             let now = Duration::from_secs_f64(step.at);
@@ -63,7 +57,7 @@ fn tables() {
             }
         }
     }
-    assert!(file.cases.len() >= 5);
+    assert!(cases.len() >= 5);
 }
 
 proptest! {
