@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, RingBuf};
 use culvert_abi::{Event, Reason, hook};
 use culvert_api::reply::Sample;
+use culvert_dataplane::codec::wide_ip;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{broadcast, mpsc};
@@ -128,14 +129,7 @@ fn protocol_name(number: u8) -> String {
 }
 
 fn socket(family: u8, words: [u32; 4], port: u16) -> SocketAddr {
-    let mut bytes = [0; 16];
-    for (four, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *four = word.to_ne_bytes();
-    }
-    let v6 = Ipv6Addr::from(bytes);
-    let [a, b, c, d, ..] = bytes;
-    let address: IpAddr = if family == 4 { Ipv4Addr::new(a, b, c, d).into() } else { v6.into() };
-    SocketAddr::new(address, u16::from_be(port))
+    SocketAddr::new(wide_ip(words, family.into()), u16::from_be(port))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::{ASKS, Announcement, Counter, Mac, USES, is_group, send};
 use crate::{
     ETHERNET,
     csum::fold,
+    lookup::wide,
     packet::{Header, Packet, is_martian, is_multicast},
     skb::Skb,
     verdict::NEXT,
@@ -195,9 +196,4 @@ fn pseudo(source: &[u32; 4], destination: &[u32; 4], size: u32) -> u64 {
 fn solicited_node(target: &[u32; 4]) -> [u32; 4] {
     let low = u32::from_be(target[3]) & 0x00ff_ffff;
     [0xff02_0000_u32.to_be(), 0, 1_u32.to_be(), (0xff00_0000 | low).to_be()]
-}
-
-#[inline(always)]
-fn wide<const W: usize>(addr: &[u32; W]) -> [u32; 4] {
-    crate::lookup::wide(addr)
 }
