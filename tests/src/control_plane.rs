@@ -193,6 +193,17 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Waits until the namespace `shop` has one event of a reason, and no other of it; `selector` says of which object.
+    pub fn event(&self, selector: &str, reason: &str, limit: Duration) -> Result<Value> {
+        let path = format!("/api/v1/namespaces/shop/events?fieldSelector={selector},reason={reason}");
+        eventually(&format!("an event {reason}"), limit, || {
+            let found = self.ask(User::Admin, "GET", &path, None)?;
+            let items = found["items"].as_array().with_context(|| found.to_string())?;
+            ensure!(items.len() == 1, "{} events", items.len());
+            Ok(Some(items[0].clone()))
+        })
+    }
+
     /// Runs kubectl as an administrator.
     pub fn kubectl(&self, line: &str, input: &str) -> Result<String> {
         let mut command = Command::new(programs::find("kubectl")?);

@@ -28,7 +28,6 @@ pub const POOL: &str = "metallb.io/ip-allocated-from-pool";
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_mins(1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-const EVENTS: &str = "/api/v1/namespaces/shop/events";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/culvert-controller";
 const STATE: &str = "/apis/metallb.io/v1beta1/namespaces/kube-system/configurationstates/culvert-controller";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -170,14 +169,7 @@ impl Stage {
 
     /// Waits for an event of a reason.
     pub fn event(&self, name: &str, reason: &str) -> Result<Value> {
-        let path = format!("{EVENTS}?fieldSelector=involvedObject.name={name},reason={reason}");
-        let found = eventually(&format!("an event {reason}"), LIMIT, || {
-            let found = self.plane.ask(User::Admin, "GET", &path, None)?;
-            let items = found["items"].as_array().with_context(|| found.to_string())?;
-            ensure!(items.len() == 1, "{} events", items.len());
-            Ok(Some(items[0].clone()))
-        });
-        self.with_log(found)
+        self.with_log(self.plane.event(&format!("involvedObject.name={name}"), reason, LIMIT))
     }
 
     /// Waits until the configuration's state says so.

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
-const EVENTS: &str = "/api/v1/namespaces/shop/events";
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// The lab with an API server outside of the nodes, and an agent on n1.
@@ -79,13 +78,7 @@ impl Stage {
     /// Waits for an event of a reason, as `kubectl describe` looks for it.
     fn event(&self, object: &Value, reason: &str) -> Result<Value> {
         let uid = object["metadata"]["uid"].as_str().context("a uid")?;
-        let path = format!("{EVENTS}?fieldSelector=involvedObject.uid={uid},reason={reason}");
-        let event = eventually(&format!("an event {reason}"), LIMIT, || {
-            let found = self.plane.ask(User::Admin, "GET", &path, None)?;
-            let items = found["items"].as_array().with_context(|| found.to_string())?;
-            ensure!(items.len() == 1, "{} events", items.len());
-            Ok(Some(items[0].clone()))
-        });
+        let event = self.plane.event(&format!("involvedObject.uid={uid}"), reason, LIMIT);
         event.with_context(|| format!("the agent's log:\n{}", self.agent.log()))
     }
 
