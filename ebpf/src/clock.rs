@@ -1,6 +1,6 @@
 //! Time of the monotonic clock, mostly in ticks.
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use culvert_abi::TICK_SHIFT;
 
 /// The tick of now. The coarse clock moves once a jiffy, which is finer than any limit here, and costs a sixth of
@@ -16,6 +16,13 @@ pub fn now() -> u32 {
 pub fn nanoseconds() -> u64 {
     // SAFETY: likewise.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// Nanoseconds of the boot clock, which goes on while the machine is suspended: for what others count on the end of.
+#[inline(always)]
+pub fn boot_nanoseconds() -> u64 {
+    // SAFETY: likewise.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// Ticks from `then` to `now`. Zero when `then` is a little ahead, as a row written by another CPU may be.

@@ -41,6 +41,12 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
             return answered;
         }
     }
+    if announces::<HOOK, L3>() && config::beat_port() != 0 && packet.header.next() == proto::UDP {
+        let answered = announce::beat(skb, packet);
+        if answered != NEXT {
+            return answered;
+        }
+    }
     let outcome = decide::<W, HOOK, L3>(skb, packet);
     if outcome == Outcome::LEAVE {
         return NEXT;

@@ -11,9 +11,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie},
 };
 use culvert_abi::{
-    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, Config, Datagram,
-    DatagramKey, Event, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Link, PAGE_UNITS, Reason, Rival,
-    ServiceCounters, Socket, V4, V6,
+    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, BeatCounters, Config,
+    Datagram, DatagramKey, Event, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Grant, Link, Liveness,
+    PAGE_UNITS, Reason, Rival, ServiceCounters, Socket, V4, V6,
 };
 
 // Hash maps that the agent fills take memory as they fill; what the programs fill (LRU) is always allocated whole.
@@ -118,6 +118,26 @@ pub static ANNOUNCED_COUNTERS: HashMap<AnnouncedKey, AnnouncedCounters> = HashMa
 #[map]
 pub static RIVALS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
+/// Who may grant what to this node.
+#[map]
+pub static LIVENESS: HashMap<u32, Liveness> = HashMap::with_max_entries(1, 0);
+
+/// Nodes whose beats are answered, by number: until when, of the boot clock.
+#[map]
+pub static VOTERS: HashMap<u64, u64> = HashMap::with_max_entries(1_024, GROWING);
+
+/// What they grant, by number.
+#[map]
+pub static GRANTS: HashMap<u64, Grant> = HashMap::with_max_entries(1_024, 0);
+
+/// Stamps up to here count no more. Only the programs write it.
+#[map]
+pub static FLOOR: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What became of beats.
+#[map]
+pub static BEATS: PerCpuArray<BeatCounters> = PerCpuArray::with_max_entries(1, 0);
+
 /// What connected sockets asked for and got; the kernel frees a row with its socket.
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
@@ -180,5 +200,7 @@ pub mod config {
         port_high: u16;
         /// Bits of [`culvert_abi::config`].
         flags: u32;
+        /// Where beats are taken, network order; 0 = nowhere.
+        beat_port: u16;
     }
 }

@@ -114,6 +114,16 @@ impl Skb {
         unsafe { self.store_from(at, from, len, u64::from(BPF_F_RECOMPUTE_CSUM)) }
     }
 
+    /// As [`Self::store`], from a place.
+    ///
+    /// # Safety
+    /// `from` holds `len` bytes.
+    #[inline(always)]
+    pub unsafe fn store_covered(self, at: u32, from: *const u8, len: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_from(at, from, len, 0) }
+    }
+
     #[inline(always)]
     unsafe fn store_from(self, at: u32, from: *const u8, len: u32, flags: u64) -> bool {
         // SAFETY: the caller's promise; the helper checks the packet's bounds.

@@ -130,6 +130,7 @@ impl Dataplane {
             port_low: *options.ports.start(),
             port_high: *options.ports.end(),
             flags: if options.trace { config::TRACE } else { 0 },
+            beat_port: 0,
             zero: 0,
         };
         let mut roles = BTreeMap::new();

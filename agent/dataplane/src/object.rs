@@ -40,7 +40,7 @@ pub const SOCKET_PROGRAMS: [&str; 8] =
 pub const FLOWS: [&str; 4] = ["FLOWS_NEW_V4", "FLOWS_NEW_V6", "FLOWS_V4", "FLOWS_V6"];
 
 /// The other maps that outlive a load of the object. All others are the programs' own scratch.
-const PINNED: [&str; 23] = [
+const PINNED: [&str; 28] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FRONTENDS_V4",
@@ -64,6 +64,11 @@ const PINNED: [&str; 23] = [
     "REASONS",
     "ANNOUNCED",
     "ANNOUNCED_COUNTERS",
+    "LIVENESS",
+    "VOTERS",
+    "GRANTS",
+    "FLOOR",
+    "BEATS",
 ];
 /// The ring buffers: of samples, and of hosts that use announced addresses.
 const EVENTS: &str = "EVENTS";

@@ -32,6 +32,8 @@ pub mod announced {
     pub const ANSWER: u32 = 1;
     /// So are echo requests (ping).
     pub const ECHO: u32 = 1 << 1;
+    /// Nothing is answered unless a majority grants it ([`crate::Liveness`]).
+    pub const QUORUM: u32 = 1 << 2;
 }
 
 plain! {

@@ -12,12 +12,14 @@
 mod announce;
 mod hash;
 mod layout;
+mod liveness;
 mod maps;
 mod reason;
 
 pub use announce::*;
 pub use hash::{affinity_hash, flow_hash};
 pub use layout::Plain;
+pub use liveness::*;
 pub use maps::*;
 pub use reason::Reason;
 

@@ -565,8 +565,11 @@ plain! {
         pub port_high: u16,
         /// Bits of [`config`].
         pub flags: u32,
+        /// Where beats are taken ([`crate::Liveness`]), network order; 0 = nowhere, and nothing that wants a majority is
+        /// answered.
+        pub beat_port: u16,
         /// Zero.
-        pub zero: u32,
+        pub zero: u16,
     }
 }
 

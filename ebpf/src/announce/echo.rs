@@ -37,7 +37,7 @@ pub fn answer<const W: usize>(skb: Skb, packet: &Packet<W>, at: u32) -> i32 {
 
 /// Neither options nor fragments: what does not fit into a packet is not asked for by those who look whether it lives.
 #[inline(always)]
-fn is_plain<const W: usize>(packet: &Packet<W>) -> bool {
+pub fn is_plain<const W: usize>(packet: &Packet<W>) -> bool {
     const FRAGMENT: u32 = 0x3fff;
     if W == V4 {
         return packet.header.word(0) >> 24 == 0x45 && packet.header.word(1) & FRAGMENT == 0;
@@ -58,8 +58,9 @@ fn rewrite<const W: usize>(skb: Skb, packet: &Packet<W>, at: u32) -> bool {
         && hop_limit(skb, packet)
 }
 
+/// The hop limit of what this node sends.
 #[inline(always)]
-fn hop_limit<const W: usize>(skb: Skb, packet: &Packet<W>) -> bool {
+pub fn hop_limit<const W: usize>(skb: Skb, packet: &Packet<W>) -> bool {
     if W != V4 {
         return skb.store_uncovered(ETHERNET + 7, &TTL);
     }

@@ -8,11 +8,20 @@
 //!             └─► echo ──────┘
 //! ```
 //!
-//! A row says until when it holds. What lets it hold longer is the agent's business; here is one comparison.
+//! A row says until when it holds. What lets it hold longer is the agent's business; here is one comparison, and for rows
+//! that want it, whether a majority of nodes grants what this one claims:
+//!
+//! ```text
+//! UDP ─► beat ─► right key? ─► GRANTS, echo ─► out of the link
+//!                                 └──────────► quorum ─► may it be answered?
+//! ```
 
 mod arp;
+mod beat;
 mod echo;
 mod neighbor;
+mod quorum;
+mod sha256;
 
 use culvert_abi::{Announced, AnnouncedKey, Rival, V4, announced, proto, rival};
 
@@ -26,6 +35,7 @@ use crate::{
 };
 
 pub use arp::arp;
+pub use beat::beat;
 
 /// A link address, as it lies in a frame.
 pub type Mac = [u16; 3];
@@ -86,7 +96,9 @@ impl Announcement {
     /// Whether the node may answer.
     #[inline(always)]
     fn speaks(&self) -> bool {
-        self.row.flags & announced::ANSWER != 0 && clock::nanoseconds() < self.row.until
+        let Announced { flags, until, .. } = self.row;
+        let in_time = flags & announced::ANSWER != 0 && clock::nanoseconds() < until;
+        in_time && (flags & announced::QUORUM == 0 || quorum::grants())
     }
 
     /// Counts a request; whether it may be answered.

@@ -13,20 +13,20 @@ use culvert_tests::world::{Announced, World};
 
 use super::{at, tell};
 
-const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const ASKING_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+pub(super) const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const ASKING_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
 const ASKING_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OURS: Mac = Mac(MAC);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+pub(super) const PEER: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
 const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xc]);
 
-const LEFT: i32 = -1;
-const REDIRECTED: i32 = 7;
+pub(super) const LEFT: i32 = -1;
+pub(super) const REDIRECTED: i32 = 7;
 
 /// Both addresses on the link, with these rows.
-fn world(until: u64, flags: u32) -> World {
+pub(super) fn world(until: u64, flags: u32) -> World {
     let [net, _] = nets();
     let announced = [V4.into(), V6.into()].map(|ip: IpAddr| ((ip, LINK), Announced { until, flags }));
     World { announced: announced.into(), links: net.world().links, ..World::default() }
@@ -41,7 +41,7 @@ fn addressed(to: Mac, mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn request(from: Mac, sender: Ipv4Addr) -> Vec<u8> {
+pub(super) fn request(from: Mac, sender: Ipv4Addr) -> Vec<u8> {
     Frame::Arp(Arp { sender, ..Arp::announcement(from, V4) }).encode()
 }
 

@@ -6,6 +6,7 @@ mod flows;
 mod fragments;
 mod headers;
 mod layouts;
+mod liveness;
 mod refusals;
 mod sources;
 mod translation;

@@ -19,8 +19,8 @@
 //! | 5 | ask | |
 //!
 //! The tag is the first half of an HMAC-SHA-256 (RFC 2104, 5: not less than half) over all that stands before it. A beat
-//! or an echo has 54 bytes before its tag: with their padding one block of SHA-256. So a kernel program that holds the states after
-//! the key's blocks has two blocks to compute.
+//! or an echo has 54 bytes before its tag: with their padding one block of SHA-256. So the kernel program, which gets the
+//! states after the key's blocks ([`Key::states`]), has two blocks to compute.
 //!
 //! A tag proves that a node of the cluster wrote a message, not which one: the key is the cluster's. Replays are refused by
 //! `seq`, which [`Kernel`](super::Kernel), [`Agent`](super::Agent) and [`Inbox`] want to grow.
@@ -30,7 +30,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, block_api::compress256};
 
 use super::{Beat, Echo, Letter, NodeId, Stamp};
 
@@ -40,6 +40,10 @@ pub const HEADER: usize = 54;
 pub const TAG: usize = 16;
 /// The most addresses of a letter; with them it fits into a datagram.
 pub const MAX_ADDRESSES: usize = 4000;
+
+/// Where SHA-256 begins (FIPS 180-4 5.3.3).
+const SHA256: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 const MAGIC: [u8; 2] = *b"CV";
 const FLAG: u8 = 1;
@@ -52,7 +56,10 @@ pub fn node_id(name: &str) -> NodeId {
 
 /// What messages are signed with.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha256>);
+pub struct Key {
+    hmac: Hmac<Sha256>,
+    states: [[u32; 8]; 2],
+}
 
 /// A key says nothing of itself in logs.
 impl std::fmt::Debug for Key {
@@ -80,12 +87,18 @@ impl Key {
         }
         let mut derive = Hmac::<Sha256>::new_from_slice(secret).map_err(|_| KeyError::Unusable)?;
         derive.update(b"culvert layer 2, 1");
-        let key = derive.finalize().into_bytes();
-        Ok(Self(Hmac::<Sha256>::new_from_slice(&key).map_err(|_| KeyError::Unusable)?))
+        let key: [u8; 32] = derive.finalize().into_bytes().into();
+        let hmac = Hmac::<Sha256>::new_from_slice(&key).map_err(|_| KeyError::Unusable)?;
+        Ok(Self { hmac, states: [state(&key, 0x36), state(&key, 0x5c)] })
+    }
+
+    /// The states of SHA-256 behind the inner and the outer block of the key (RFC 2104, 2 and 4), for the kernel program.
+    pub fn states(&self) -> [[u32; 8]; 2] {
+        self.states
     }
 
     fn sign(&self, mut bytes: Vec<u8>) -> Vec<u8> {
-        let mut mac = self.0.clone();
+        let mut mac = self.hmac.clone();
         mac.update(&bytes);
         bytes.extend(mac.finalize().into_bytes().iter().take(TAG));
         bytes
@@ -97,11 +110,22 @@ impl Key {
         if body.len() < HEADER {
             return Err(Refused::Length);
         }
-        let mut mac = self.0.clone();
+        let mut mac = self.hmac.clone();
         mac.update(body);
         mac.verify_truncated_left(tag).map_err(|_| Refused::Key)?;
         Ok(body)
     }
+}
+
+/// SHA-256 of one block: a key of 32 bytes, padded, every byte with this one.
+fn state(key: &[u8; 32], with: u8) -> [u32; 8] {
+    let mut block = [with; 64];
+    for (byte, key) in block.iter_mut().zip(key) {
+        *byte ^= key;
+    }
+    let mut state = SHA256;
+    compress256(&mut state, &[block]);
+    state
 }
 
 /// A message of any kind.
@@ -317,6 +341,25 @@ mod tests {
         assert_eq!(Message::decode(&bytes, &key("0123456789abcdef")), Ok(ask));
         assert_eq!(Message::decode(&bytes, &key("0123456789abcdeg")), Err(Refused::Key));
         assert_eq!(format!("{:?}", key("0123456789abcdef")), "Key");
+    }
+
+    /// What the kernel program does with the states is HMAC.
+    #[test]
+    fn a_tag_of_two_blocks() {
+        let key = key("0123456789abcdef");
+        let body = [7; HEADER];
+        let [mut inner, mut outer] = key.states();
+        let block = |bytes: &[u8]| {
+            let mut block = [0; 64];
+            block[..bytes.len()].copy_from_slice(bytes);
+            block[bytes.len()] = 0x80;
+            block[62..].copy_from_slice(&(8 * (64 + bytes.len()) as u16).to_be_bytes());
+            block
+        };
+        compress256(&mut inner, &[block(&body)]);
+        compress256(&mut outer, &[block(inner.map(u32::to_be_bytes).as_flattened())]);
+        let signed = key.sign(body.to_vec());
+        assert_eq!(signed[HEADER..], outer.map(u32::to_be_bytes).as_flattened()[..TAG]);
     }
 
     #[test]
