@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! Nodes, Services, configuration ─► owners: one node for each address, as if all nodes were alive ─► culvert plan
-//!                                     │
-//!             this node's own links ──┴─► own: what it announces, and where
+//!    │
+//!    │      what the other nodes say ─┐
+//!    └────────────────────────────────┴─► decide: one node for each address; what this one announces, and where
+//!                this node's own links ─┘
 //! ```
 //!
-//! Every node must come to the same owners from the same folder, so they depend on nothing that only one of them knows.
+//! Where nodes do not hear each other, every node must come to the same owners from the same folder: then they depend on nothing
+//! that only one of them knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_announce::choice::{self, Choice, Inputs, Link, Report, Settings, Silence};
+use culvert_announce::choice::{self, Choice, Inputs, Link, Out, Report, Settings, Silence};
+use culvert_announce::liveness::Said;
 use culvert_api::plan::{Announcement, ServiceKey, ServicePlan};
 use culvert_model::objects::{Node, Service};
 use culvert_model::{Model, Reach};
@@ -33,6 +37,44 @@ pub struct Announcements {
     config: Arc<Config>,
     nodes: BTreeMap<String, choice::Node>,
     services: BTreeMap<ServiceKey, Announced>,
+    /// `None`: the nodes do not hear each other.
+    heard: Option<Arc<Heard>>,
+}
+
+/// What a node hears of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Those that are alive, by name.
+    pub nodes: BTreeMap<String, Peer>,
+    /// Who has which address now.
+    pub holders: BTreeMap<IpAddr, String>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// It came back a short time ago, and waits.
+    pub held_down: bool,
+    /// What it says of itself.
+    pub said: Arc<Said>,
+}
+
+/// What a node knows of itself, beside what its kernel holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Me {
+    /// Its links.
+    pub links: BTreeMap<String, Link>,
+    /// It is to announce nothing.
+    pub drained: bool,
+}
+
+/// Who announces what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// For each address.
+    pub choices: BTreeMap<IpAddr, Choice>,
+    /// What becomes of addresses on this node.
+    pub own: BTreeMap<IpAddr, Own>,
 }
 
 /// A Service that has addresses of a pool.
@@ -125,45 +167,78 @@ impl Announcements {
         self.inputs(nodes.collect(), |_| true).choose()
     }
 
-    /// What a node with these links announces of what it owns. `holds` says whether its kernel holds a Service at all of these
-    /// addresses. Where there is no Node at all, the node is the only one.
-    pub fn own(
-        &self,
-        name: &str,
-        links: BTreeMap<String, Link>,
-        holds: impl Fn(&ServiceKey, &[IpAddr]) -> bool,
-    ) -> BTreeMap<IpAddr, Own> {
-        let alone = self.nodes.is_empty();
-        let owners = if alone { BTreeMap::new() } else { self.owners() };
-        // What nobody announces, for want of endpoints say, stays with who announced it before.
-        let owns = |address: &IpAddr| match owners.get(address).map(|choice| &choice.answer) {
-            Some(Ok(answer)) => answer.node == name,
-            Some(Err(_)) => true,
-            None => alone,
-        };
-        let mut node = self.nodes.get(name).cloned().unwrap_or_default();
-        let held = self.services.iter().filter(|(key, announced)| holds(key, &announced.service.addresses));
-        let programmed = held.map(|(key, _)| key.clone()).collect();
-        node.report = Some(Report { links, programmed, local: self.local(name) });
-        let choices = self.inputs(BTreeMap::from([(name.to_owned(), node)]), owns).choose();
-        choices.into_iter().map(|(address, choice)| (address, Own::of(name, choice))).collect()
+    /// Takes what is heard of the other nodes; whether it is another thing.
+    pub fn set_heard(&mut self, heard: Arc<Heard>) -> bool {
+        let changed = self.heard.as_ref() != Some(&heard);
+        self.heard = Some(heard);
+        changed
     }
 
-    /// Who announces each address, for `culvert l2`; `own` is what [`Announcements::own`] said of the node `name`.
-    pub fn explain(&self, name: &str, own: &BTreeMap<IpAddr, Own>) -> BTreeMap<IpAddr, Owner> {
+    /// Whether anything was heard of other nodes.
+    pub fn hears(&self) -> bool {
+        self.heard.is_some()
+    }
+
+    /// Decides who announces each address, as the node `name` sees it. `holds` says whether its kernel holds a Service at
+    /// all of these addresses. Where there is no Node at all, it is the only one.
+    pub fn decide(&self, name: &str, me: Me, holds: impl Fn(&ServiceKey, &[IpAddr]) -> bool) -> Decision {
+        let held = self.services.iter().filter(|(key, announced)| holds(key, &announced.service.addresses));
+        let programmed = held.map(|(key, _)| key.clone()).collect();
+        let mut node = self.nodes.get(name).cloned().unwrap_or_default();
+        node.report = Some(Report { links: me.links, programmed, local: self.local(name) });
+        if me.drained {
+            node.out.get_or_insert(Out::Drained);
+        }
+        let alone = self.nodes.keys().all(|other| other == name);
+        match &self.heard {
+            None if !alone => self.decide_deaf(name, node),
+            heard => self.decide_hearing(name, node, heard.as_deref().unwrap_or(&Heard::default())),
+        }
+    }
+
+    /// With what the nodes say of themselves.
+    fn decide_hearing(&self, name: &str, own: choice::Node, heard: &Heard) -> Decision {
+        let others = self.nodes.iter().map(|(other, node)| (other.clone(), self.heard_of(other, node, heard)));
+        let mut nodes: BTreeMap<String, choice::Node> = others.collect();
+        if nodes.is_empty() || nodes.contains_key(name) {
+            nodes.insert(name.to_owned(), own);
+        }
+        let choices = Inputs { holders: heard.holders.clone(), ..self.inputs(nodes, |_| true) }.choose();
+        let own = choices.iter().filter_map(|(address, choice)| match &choice.answer {
+            Ok(answer) if answer.node == name => Some((*address, Own::On(answer.links.clone()))),
+            Ok(_) => None,
+            Err(_) => Some((*address, Own::of(name, choice.clone()))),
+        });
+        Decision { own: own.collect(), choices }
+    }
+
+    /// Each node decides as if all others were alive and able, and announces what it owns then if it is able.
+    fn decide_deaf(&self, name: &str, own: choice::Node) -> Decision {
+        let choices = self.owners();
+        // Of what nobody announces it is said why.
+        let owns = |address: &IpAddr| match choices.get(address).map(|choice| &choice.answer) {
+            Some(Ok(answer)) => answer.node == name,
+            Some(Err(_)) => true,
+            None => false,
+        };
+        let own = self.inputs(BTreeMap::from([(name.to_owned(), own)]), owns).choose();
+        let own = own.into_iter().map(|(address, choice)| (address, Own::of(name, choice))).collect();
+        Decision { choices, own }
+    }
+
+    /// Who announces each address, for `culvert l2`.
+    pub fn explain(&self, decision: &Decision) -> BTreeMap<IpAddr, Owner> {
         let mut owners: BTreeMap<IpAddr, Owner> = BTreeMap::new();
-        let mut choices = if self.nodes.is_empty() { BTreeMap::new() } else { self.owners() };
         for (key, announced) in &self.services {
             for address in &announced.service.addresses {
                 let owner = owners.entry(*address).or_insert_with(|| {
-                    let (node, reason) = match (own.get(address), choices.remove(address)) {
+                    let (node, reason) = match (decision.own.get(address), decision.choices.get(address)) {
                         (Some(Own::Silent(reason)), _) => (None, reason.clone()),
-                        (Some(Own::On(_)), None) => (Some(name.to_owned()), ALONE.to_owned()),
                         (_, Some(choice)) => match &choice.answer {
-                            Ok(answer) => (Some(answer.node.clone()), why(&choice)),
+                            Ok(answer) => (Some(answer.node.clone()), why(choice)),
                             Err(nobody) => (None, nobody.to_string()),
                         },
-                        (None, None) => (None, UNDECIDED.to_owned()),
+                        (_, None) => (None, UNDECIDED.to_owned()),
                     };
                     Owner { services: Vec::new(), node, reason }
                 });
@@ -171,6 +246,40 @@ impl Announcements {
             }
         }
         owners
+    }
+
+    /// All addresses that are to be announced, by whom ever.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.services.values().flat_map(|announced| &announced.service.addresses).copied().collect()
+    }
+
+    /// Addresses of the Services that a kernel does not hold.
+    pub fn unable(&self, holds: impl Fn(&ServiceKey, &[IpAddr]) -> bool) -> BTreeSet<IpAddr> {
+        let missing = self.services.iter().filter(|(key, announced)| !holds(key, &announced.service.addresses));
+        missing.flat_map(|(_, announced)| &announced.service.addresses).copied().collect()
+    }
+
+    /// Nodes that may answer for addresses, as far as their objects say: these count. Empty: there are no objects.
+    pub fn eligible(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().filter(|(_, node)| node.out.is_none()).map(|(name, _)| name.as_str())
+    }
+
+    /// Another node, as it is heard.
+    fn heard_of(&self, name: &str, node: &choice::Node, heard: &Heard) -> choice::Node {
+        let Some(Peer { held_down, said }) = heard.nodes.get(name) else {
+            return choice::Node { out: node.out.clone().or(Some(Out::Dead)), ..node.clone() };
+        };
+        let links = said.links.iter().map(|(name, link)| {
+            let prefixes = link.prefixes.clone();
+            (name.clone(), Link { up: link.up, prefixes })
+        });
+        let able = self.services.iter().filter(|(_, announced)| {
+            !announced.service.addresses.iter().any(|address| said.unable.contains(address))
+        });
+        let programmed = able.map(|(key, _)| key.clone()).collect();
+        let report = Some(Report { links: links.collect(), programmed, local: self.local(name) });
+        let out = node.out.clone().or(said.drained.then_some(Out::Drained));
+        choice::Node { out, held_down: *held_down, report, ..node.clone() }
     }
 
     /// What a node announces, for `culvert plan`.

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod config_check;
 mod controller;
+mod election;
 mod http;
 mod logging;
 mod node_setup;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Backends(args) => client::backends(&args),
         Command::Flows(args) => client::flows(&args),
         Command::L2(args) => client::l2(&args),
+        Command::Drain(args) => client::drain(&args),
         Command::Monitor(args) => client::monitor(&args),
         Command::Cleanup(args) if args.kube_proxy => takeover::run(&args),
         Command::Cleanup(args) => client::cleanup(&args),

@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::manifests::Manifests;
 use crate::place::Place;
 use crate::process::{Process, eventually};
 use crate::shell;
-use crate::topology::{EXTERNAL, Lab};
+use crate::topology::{EXTERNAL, Lab, Node};
 
 /// How long an agent may take to get ready, or to do what the manifests say, on a busy machine.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -97,8 +98,13 @@ impl Agent {
     /// Starts an agent that listens on `NAME.sock`, beside others on the same node.
     pub fn start_named(lab: &Lab, node: usize, options: &Options, name: &str) -> Result<Self> {
         let node = lab.nodes.get(node).context("no such node")?;
+        Self::start_on(node, &lab.manifests, options, name)
+    }
+
+    /// Starts an agent on a node of any lab.
+    pub fn start_on(node: &Node, manifests: &Manifests, options: &Options, name: &str) -> Result<Self> {
         let paths = Paths {
-            manifests: lab.manifests.dir().to_owned(),
+            manifests: manifests.dir().to_owned(),
             bpffs: node.bpffs.clone(),
             socket: node.run.join(format!("{name}.sock")),
         };

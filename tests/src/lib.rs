@@ -39,6 +39,7 @@ pub mod place;
 pub mod process;
 pub mod programs;
 pub mod scope;
+pub mod segment;
 pub mod shell;
 pub mod sockets;
 pub mod stage;

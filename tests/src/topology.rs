@@ -124,6 +124,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node with a number, which is not wired yet: `198.51.100.(10 + N)` and `2001:db8:2::1N`.
+    pub fn new(scope: &Scope, logs: &Path, number: u8) -> Result<Self> {
+        let name = format!("n{number}");
+        let address = (Ipv4Addr::new(198, 51, 100, 10 + number), v6(&format!("2001:db8:2::1{number}"))?);
+        let host = Place::new(&name, scope.netns(&name)?, &scope.cgroup(&name)?, logs, address.0, address.1);
+        let (bpffs, run) = (scope.bpffs(&format!("{name}-bpf"))?, scope.directory(&format!("{name}-run"))?);
+        Ok(Self { host, number, bpffs, run, pods: 0 })
+    }
+
     /// The node's name, `n1` or `n2`.
     pub fn name(&self) -> &str {
         self.host.name()
@@ -169,14 +178,7 @@ impl Lab {
         let client = place("client", &outside, v4("192.0.2.10")?, v6("2001:db8:1::10")?)?;
         let router = place("router", &outside, v4("198.51.100.1")?, v6("2001:db8:2::1")?)?;
         let fabric = place("fabric", &outside, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED)?;
-        let node = |number: u8| -> Result<Node> {
-            let name = format!("n{number}");
-            let address = (Ipv4Addr::new(198, 51, 100, 10 + number), v6(&format!("2001:db8:2::1{number}"))?);
-            let host = place(&name, &scope.cgroup(&name)?, address.0, address.1)?;
-            let (bpffs, run) = (scope.bpffs(&format!("{name}-bpf"))?, scope.directory(&format!("{name}-run"))?);
-            Ok(Node { host, number, bpffs, run, pods: 0 })
-        };
-        let nodes = [node(1)?, node(2)?];
+        let nodes = [Node::new(&scope, &logs, 1)?, Node::new(&scope, &logs, 2)?];
         let manifests = Manifests::new(scope.directory("manifests")?, scope.directory("staging")?);
         let lab = Self { client, router, fabric, nodes, manifests, links, uplink, scope };
         lab.wire()?;
@@ -426,7 +428,7 @@ pub fn has_uplink(uplink: Uplink) -> Result<bool> {
 }
 
 /// No duplicate address detection (an address would be unusable for a second) and no router advertisements.
-fn quiet_ipv6(place: &Place) -> Result<()> {
+pub fn quiet_ipv6(place: &Place) -> Result<()> {
     place.run(|| {
         for scope in ["all", "default"] {
             for setting in ["accept_dad", "accept_ra"] {

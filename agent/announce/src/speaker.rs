@@ -7,8 +7,8 @@
 //! time ──────────────────────►┘  each place  └──► packets; conflicts
 //! ```
 //!
-//! The first time that an address is wanted, it is probed before the kernel answers for it. From then on, until it is not
-//! wanted at all any more, it is the cluster's: on a link that is new, or comes back, it is spoken for at once.
+//! The first time that an address is wanted, it is probed before the kernel answers for it. From then on, until no Service has it
+//! any more, it is the cluster's: on a link that is new, or comes back, or on another node, it is spoken for at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,8 +39,10 @@ pub struct Link {
 pub struct Wanted {
     /// The links, by number.
     pub links: BTreeMap<u32, Link>,
-    /// The links for each address. With none, the address stays the node's, and is spoken for nowhere.
+    /// The links for each address.
     pub addresses: BTreeMap<IpAddr, BTreeSet<u32>>,
+    /// Addresses that Services have: what the cluster announced of them once needs no question any more.
+    pub used: BTreeSet<IpAddr>,
 }
 
 /// What is to be done, in this order.
@@ -108,10 +110,27 @@ impl Speaker {
         self.watches.values().filter_map(|watched| watched.watch.next()).min()
     }
 
+    /// Other nodes of the cluster announce these addresses.
+    pub fn announced_by_others(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.ours.extend(addresses);
+    }
+
+    /// Addresses that are announced somewhere.
+    pub fn speaks_for(&self) -> BTreeSet<IpAddr> {
+        self.watches.iter().filter(|(_, watched)| watched.watch.speaks()).map(|(place, _)| place.address).collect()
+    }
+
+    /// Of what an earlier agent left, only these addresses are still to be spoken for.
+    pub fn give_up_all_but(&mut self, addresses: &BTreeSet<IpAddr>) -> Vec<Action> {
+        let gone: Vec<Place> = self.left.keys().filter(|place| !addresses.contains(&place.address)).copied().collect();
+        self.left.retain(|place, _| addresses.contains(&place.address));
+        gone.into_iter().map(Action::Remove).collect()
+    }
+
     /// Takes what is wanted from now on.
     pub fn want(&mut self, wanted: &Wanted, now: Time) -> Vec<Action> {
         let places: BTreeMap<Place, Link> = wanted.places().collect();
-        self.ours.retain(|address| wanted.addresses.contains_key(address));
+        self.ours.retain(|address| wanted.used.contains(address));
         let left = std::mem::take(&mut self.left);
         let gone = self.watches.keys().chain(left.keys()).filter(|place| !places.contains_key(place));
         let mut actions: Vec<Action> = gone.map(|place| Action::Remove(*place)).collect();

@@ -23,8 +23,9 @@ fn place(address: &str, link: u32) -> Place {
 /// Addresses with their links; all links are there.
 fn wanted(addresses: &[(&str, &[u32])]) -> Wanted {
     let links = addresses.iter().flat_map(|(_, links)| links.iter()).map(|link| (*link, Link { mac: OWN, since: 1 }));
+    let used = addresses.iter().map(|(address, _)| ip(address)).collect();
     let addresses = addresses.iter().map(|(address, links)| (ip(address), links.iter().copied().collect()));
-    Wanted { links: links.collect(), addresses: addresses.collect() }
+    Wanted { links: links.collect(), addresses: addresses.collect(), used }
 }
 
 /// What was done, in a word each: `put ADDRESS@LINK`, `watch ...`, `remove ...`, `probe ...`, `announce ...`, `conflict ...`.
@@ -78,6 +79,23 @@ fn what_an_earlier_agent_left_goes_on() {
     let expected = ["remove 192.0.2.2@7", "put 192.0.2.1@7", "announce 192.0.2.1@7", "announce 192.0.2.1@7"];
     assert_eq!(words(&done), expected);
     assert_eq!(speaker.rows(), BTreeMap::from([(place("192.0.2.1", 7), true)]));
+}
+
+#[test]
+fn of_what_an_earlier_agent_left_some_may_be_given_up() {
+    let left = BTreeMap::from([(place("192.0.2.1", 7), true), (place("192.0.2.2", 7), true)]);
+    let mut speaker = Speaker::new(left, 1);
+    assert_eq!(words(&speaker.give_up_all_but(&BTreeSet::from([ip("192.0.2.1")]))), ["remove 192.0.2.2@7"]);
+    assert_eq!(speaker.rows(), BTreeMap::from([(place("192.0.2.1", 7), true)]));
+}
+
+#[test]
+fn what_other_nodes_announced_is_not_asked_for_again() {
+    let mut speaker = Speaker::new(BTreeMap::new(), 1);
+    speaker.announced_by_others([ip("192.0.2.1")]);
+    let done = speaker.want(&wanted(&[("192.0.2.1", &[7])]), Duration::ZERO);
+    assert_eq!(words(&done)[0], "put 192.0.2.1@7");
+    assert_eq!(speaker.speaks_for(), BTreeSet::from([ip("192.0.2.1")]));
 }
 
 #[test]

@@ -11,8 +11,30 @@ use serde::{Deserialize, Serialize};
 pub struct Layer2 {
     /// The node's name.
     pub node: String,
+    /// Whether a majority of the nodes stands behind this one; without it the node is silent. Null where nodes do not hear each other.
+    pub quorum: Option<bool>,
+    /// The other nodes that count, sorted by name. Empty where nodes do not hear each other.
+    pub nodes: Vec<Node>,
     /// Addresses of pools that Services have, sorted.
     pub addresses: Vec<Address>,
+}
+
+/// Another node, as this one hears it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its kernel answers.
+    pub alive: bool,
+    /// Milliseconds since its last answer; null = never.
+    pub heard_milliseconds_ago: Option<u64>,
+    /// It came back a short time ago, and is given no address that another node can have.
+    pub held_down: bool,
+    /// `culvert drain` was said to it.
+    pub drained: bool,
+    /// How many addresses it claims.
+    pub addresses: u64,
 }
 
 /// An address, and who announces it.

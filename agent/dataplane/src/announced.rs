@@ -35,6 +35,8 @@ pub struct Row {
     pub answers: bool,
     /// So also to ping.
     pub echo: bool,
+    /// It answers only while a majority of the nodes grants what this one claims ([`crate::liveness`]).
+    pub quorum: bool,
     /// Not longer than until then, of the monotonic clock; `None` = always.
     pub until: Option<Duration>,
 }
@@ -104,9 +106,10 @@ impl Rival {
     }
 }
 
-fn encode(Row { answers, echo, until }: Row) -> Value {
+fn encode(Row { answers, echo, quorum, until }: Row) -> Value {
     let until = until.map_or(u64::MAX, |until| u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
-    let flags = if answers { announced::ANSWER } else { 0 } | if echo { announced::ECHO } else { 0 };
+    let flag = |is: bool, flag| if is { flag } else { 0 };
+    let flags = flag(answers, announced::ANSWER) | flag(echo, announced::ECHO) | flag(quorum, announced::QUORUM);
     Value { until, flags, zero: 0 }
 }
 
@@ -115,6 +118,7 @@ fn decode(value: &[u8]) -> Row {
     Row {
         answers: flags & announced::ANSWER != 0,
         echo: flags & announced::ECHO != 0,
+        quorum: flags & announced::QUORUM != 0,
         until: (until != u64::MAX).then(|| Duration::from_nanos(until)),
     }
 }
@@ -150,8 +154,8 @@ mod tests {
     fn rows_are_what_was_written() {
         let mut rows = Announced::new(FakeStore::default());
         let (v4, v6) = (place("192.0.2.1", 7), place("2001:db8::1", 8));
-        let speaks = Row { answers: true, echo: true, until: Some(Duration::from_secs(9)) };
-        let watches = Row { answers: false, echo: false, until: None };
+        let speaks = Row { answers: true, echo: true, quorum: true, until: Some(Duration::from_secs(9)) };
+        let watches = Row { answers: false, echo: false, quorum: false, until: None };
         rows.put(v4, speaks).unwrap();
         rows.put(v6, watches).unwrap();
         assert_eq!(rows.rows().unwrap(), BTreeMap::from([(v4, speaks), (v6, watches)]));

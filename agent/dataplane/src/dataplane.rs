@@ -48,6 +48,8 @@ pub struct Options {
     pub pod_links: Patterns,
     /// `--node-links`.
     pub node_links: Patterns,
+    /// The UDP port where beats of other nodes are answered; `None`: nowhere.
+    pub beat_port: Option<u16>,
     /// How links are hooked; `None`: the best that the kernel has.
     pub method: Option<Method>,
 }
@@ -102,6 +104,7 @@ impl Default for Options {
             trace: false,
             pod_links: Patterns::default(),
             node_links: Patterns::default(),
+            beat_port: None,
             method: None,
         }
     }
@@ -130,7 +133,7 @@ impl Dataplane {
             port_low: *options.ports.start(),
             port_high: *options.ports.end(),
             flags: if options.trace { config::TRACE } else { 0 },
-            beat_port: 0,
+            beat_port: options.beat_port.unwrap_or(0).to_be(),
             zero: 0,
         };
         let mut roles = BTreeMap::new();

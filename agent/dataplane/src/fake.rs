@@ -7,8 +7,8 @@ use std::{
 };
 
 use culvert_abi::{
-    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, Flow, FlowKey,
-    Frontend, FrontendKey, Link, PAGE_UNITS, RangeKey, Reason, ServiceCounters, V4, V6,
+    Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, BeatCounters, Flow,
+    FlowKey, Frontend, FrontendKey, Grant, Link, Liveness, PAGE_UNITS, RangeKey, Reason, ServiceCounters, V4, V6,
 };
 
 use crate::store::{Cursor, Map, Store};
@@ -155,7 +155,7 @@ const E2BIG: i32 = 7;
 const EINVAL: i32 = 22;
 const ENOSPC: i32 = 28;
 
-const ALL: [Map; 20] = [
+const ALL: [Map; 25] = [
     Map::ADDRESSES_V4,
     Map::ADDRESSES_V6,
     Map::FRONTENDS_V4,
@@ -172,6 +172,11 @@ const ALL: [Map; 20] = [
     Map::LINKS,
     Map::ANNOUNCED,
     Map::ANNOUNCED_COUNTERS,
+    Map::LIVENESS,
+    Map::VOTERS,
+    Map::GRANTS,
+    Map::FLOOR,
+    Map::BEATS,
     Map::SERVICE_COUNTERS,
     Map::BACKEND_COUNTERS_V4,
     Map::BACKEND_COUNTERS_V6,
@@ -200,6 +205,11 @@ impl FakeMap {
             Map::ANNOUNCED_COUNTERS => {
                 (Kind::Hash, (size_of::<AnnouncedKey>(), size_of::<AnnouncedCounters>()), 16_384)
             }
+            Map::LIVENESS => (Kind::Hash, (4, size_of::<Liveness>()), 1),
+            Map::VOTERS => (Kind::Hash, (8, 8), 1_024),
+            Map::GRANTS => (Kind::Hash, (8, size_of::<Grant>()), 1_024),
+            Map::FLOOR => (Kind::Array, (4, 8), 1),
+            Map::BEATS => (Kind::Array, (4, size_of::<BeatCounters>()), 1),
             Map::SERVICE_COUNTERS => (Kind::Array, (4, size_of::<ServiceCounters>()), sizes.services),
             Map::BACKEND_COUNTERS_V4 | Map::BACKEND_COUNTERS_V6 => {
                 (Kind::Array, (4, size_of::<BackendCounters>()), sizes.backends)

@@ -16,7 +16,7 @@ use crate::{
 /// Rows that are read with one call.
 const BATCH: usize = 1_024;
 
-const NAMES: [(Name, &str); 20] = [
+const NAMES: [(Name, &str); 25] = [
     (Name::ADDRESSES_V4, "ADDRESSES_V4"),
     (Name::ADDRESSES_V6, "ADDRESSES_V6"),
     (Name::FRONTENDS_V4, "FRONTENDS_V4"),
@@ -33,6 +33,11 @@ const NAMES: [(Name, &str); 20] = [
     (Name::LINKS, "LINKS"),
     (Name::ANNOUNCED, "ANNOUNCED"),
     (Name::ANNOUNCED_COUNTERS, "ANNOUNCED_COUNTERS"),
+    (Name::LIVENESS, "LIVENESS"),
+    (Name::VOTERS, "VOTERS"),
+    (Name::GRANTS, "GRANTS"),
+    (Name::FLOOR, "FLOOR"),
+    (Name::BEATS, "BEATS"),
     (Name::SERVICE_COUNTERS, "SERVICE_COUNTERS"),
     (Name::BACKEND_COUNTERS_V4, "BACKEND_COUNTERS_V4"),
     (Name::BACKEND_COUNTERS_V6, "BACKEND_COUNTERS_V6"),

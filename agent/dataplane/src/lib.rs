@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod limits;
 pub mod links;
+pub mod liveness;
 pub mod maglev;
 mod migrate;
 pub mod netlink;

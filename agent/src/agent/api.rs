@@ -42,6 +42,13 @@ pub struct Named {
     pub name: Option<String>,
 }
 
+/// Whether the node is drained.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Drain {
+    /// It announces nothing in layer 2.
+    pub drained: bool,
+}
+
 /// Listens on a socket that appears complete: others never see it with another mode, nor without a listener.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
@@ -68,6 +75,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/backends", get(backends))
         .route("/v1/flows", get(flows))
         .route("/v1/l2", get(l2))
+        .route("/v1/drain", get(drained).post(drain))
         .route("/v1/samples", get(samples))
         .with_state(api)
 }
@@ -92,6 +100,18 @@ async fn l2(State(api): State<Api>) -> Response {
     reply(layer2::view(&api.questions, api.layer2.as_ref()).await)
 }
 
+async fn drained(State(api): State<Api>) -> Response {
+    answer(&api, |core| core.drained().ok_or(views::Error::NoLayer2)).await
+}
+
+async fn drain(State(api): State<Api>, Query(Drain { drained }): Query<Drain>) -> Response {
+    let set = move |core: &mut Core| match core.drain(drained) {
+        Some(result) => result.map(|()| Drain { drained }).map_err(views::Error::Drain),
+        None => Err(views::Error::NoLayer2),
+    };
+    reply(ask(&api.questions, set).await)
+}
+
 /// Samples as they come, one JSON object a line. A reader that is too slow misses some.
 async fn samples(State(api): State<Api>) -> Response {
     let samples = futures_util::stream::unfold(api.samples.subscribe(), |mut samples| async {
@@ -111,7 +131,7 @@ async fn samples(State(api): State<Api>) -> Response {
 
 async fn answer<T: Serialize + Send + 'static>(
     api: &Api,
-    question: impl FnOnce(&Core) -> Result<T, views::Error> + Send + 'static,
+    question: impl FnOnce(&mut Core) -> Result<T, views::Error> + Send + 'static,
 ) -> Response {
     reply(ask(&api.questions, question).await)
 }

@@ -28,6 +28,7 @@ use culvert_source::{Batch, Change, Fault, Id, Kind, Object, Progress};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::api::Drain;
 use super::conditions;
 use super::gaps::Gaps;
 use super::giver::Giver;
@@ -47,12 +48,12 @@ const REPAIR: Duration = Duration::from_mins(10);
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// A question to the main loop.
-pub type Question = Box<dyn FnOnce(&Core) + Send>;
+pub type Question = Box<dyn FnOnce(&mut Core) + Send>;
 
 /// Asks the main loop; `None` if it has ended.
 pub async fn ask<T: Send + 'static>(
     questions: &mpsc::Sender<Question>,
-    question: impl FnOnce(&Core) -> T + Send + 'static,
+    question: impl FnOnce(&mut Core) -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, answer) = oneshot::channel();
     let question: Question = Box::new(move |core| {
@@ -182,6 +183,7 @@ impl Core {
                     None => bail!("the source has ended"),
                 },
                 Ok(()) = self.report.changed() => self.links_changed(),
+                () = hears(&mut self.announcer) => self.announce(),
                 Some(question) = questions.recv() => question(self),
                 () = tokio::time::sleep_until(due) => self.tick(),
                 _ = repair.tick(), if self.synced => self.prune(),
@@ -369,7 +371,19 @@ impl Core {
 
     /// Who announces each address.
     pub fn announcements(&self) -> BTreeMap<IpAddr, Owner> {
-        self.announcer.as_ref().map(|announcer| announcer.explain(&self.node)).unwrap_or_default()
+        self.announcer.as_ref().map(Announcer::explain).unwrap_or_default()
+    }
+
+    /// Whether the node is to announce nothing in layer 2; `None`: it never does.
+    pub fn drained(&self) -> Option<Drain> {
+        self.announcer.as_ref().map(|announcer| Drain { drained: announcer.is_drained() })
+    }
+
+    /// The node is to announce nothing in layer 2, or may again; `None`: it never announces.
+    pub fn drain(&mut self, drained: bool) -> Option<std::io::Result<()>> {
+        let result = self.announcer.as_mut()?.drain(drained);
+        self.announce();
+        Some(result)
     }
 
     /// Says what is to be announced, if it may be another thing now: not before everything was delivered, for until then
@@ -456,6 +470,13 @@ impl Core {
         {
             self.metrics.programmed(family, after);
         }
+    }
+}
+
+async fn hears(announcer: &mut Option<Announcer>) {
+    match announcer {
+        Some(announcer) => announcer.hears().await,
+        None => std::future::pending().await,
     }
 }
 

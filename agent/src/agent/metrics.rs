@@ -318,7 +318,7 @@ const OWN: [Count; 3] = [
 impl Collector for Announced {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let announced = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Layer2 { node, addresses }) = announced.as_ref() else { return Ok(()) };
+        let Some(Layer2 { node, addresses, quorum, nodes }) = announced.as_ref() else { return Ok(()) };
         let sum = |address: &Address, pick: fn(&Link) -> u64| address.links.iter().map(pick).sum::<u64>();
         let here = || addresses.iter().filter(|address| !address.links.is_empty());
         let kind = ConstGauge::new(0i64).metric_type();
@@ -342,6 +342,17 @@ impl Collector for Announced {
                     ("ip", address.address.to_string()),
                 ];
                 ConstGauge::new(1i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        if let Some(quorum) = quorum {
+            let (name, help) = ("culvert_layer2_quorum", "Whether a majority of the nodes stands behind this one");
+            let gauge = ConstGauge::new(i64::from(*quorum));
+            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+            let (name, help) = ("culvert_layer2_node_alive", "Whether another node is heard");
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for peer in nodes {
+                let labels = [("peer", peer.name.clone())];
+                ConstGauge::new(i64::from(peer.alive)).encode(family.encode_family(&labels)?)?;
             }
         }
         let kind = ConstCounter::new(0u64).metric_type();
@@ -428,7 +439,16 @@ mod tests {
             address("192.0.2.2", vec![link(State::Probing, 0)]),
             address("192.0.2.3", Vec::new()),
         ];
-        let text = Metrics::new().text(None, Some(Layer2 { node: "n1".to_owned(), addresses })).unwrap();
+        let peer = culvert_api::layer2::Node {
+            name: "n2".to_owned(),
+            alive: true,
+            heard_milliseconds_ago: Some(90),
+            held_down: false,
+            drained: false,
+            addresses: 1,
+        };
+        let answer = Layer2 { node: "n1".to_owned(), quorum: Some(false), nodes: vec![peer], addresses };
+        let text = Metrics::new().text(None, Some(answer)).unwrap();
         for line in [
             "metallb_layer2_requests_received{ip=\"192.0.2.1\"} 7",
             "metallb_layer2_responses_sent{ip=\"192.0.2.2\"} 0",
@@ -436,6 +456,8 @@ mod tests {
             "metallb_speaker_announced{service=\"shop/web\",protocol=\"layer2\",node=\"n1\",ip=\"192.0.2.1\"} 1",
             "culvert_layer2_conflicts_total{ip=\"192.0.2.1\"} 7",
             "culvert_layer2_refusals_total{ip=\"192.0.2.1\"} 7",
+            "culvert_layer2_quorum 0",
+            "culvert_layer2_node_alive{peer=\"n2\"} 1",
             "culvert_layer2_echoes_total{ip=\"192.0.2.1\"} 7",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

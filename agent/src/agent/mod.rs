@@ -15,7 +15,10 @@ mod samples;
 mod service_health;
 mod views;
 
+pub use self::api::Drain;
+
 use std::future::IntoFuture;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +30,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use aya_log::EbpfLogger;
 use culvert_abi::{Event, Plain};
+use culvert_announce::liveness::wire::Key;
 use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
@@ -42,10 +46,12 @@ use self::api::Api;
 use self::core::{Core, Facts, Parts, Question, now};
 use self::giver::Giver;
 use self::health::Health;
+use self::layer2::peers::{self, Way};
 use self::layer2::Desk;
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
-use crate::cli::{AgentArgs, SocketModeArg, Source};
+use crate::cli::{AgentArgs, SocketModeArg, Source, WitnessArg};
+use crate::election::Place;
 use crate::output::Done;
 use crate::{http, logging, signals};
 
@@ -80,7 +86,9 @@ pub fn run(args: &AgentArgs) -> Result<Done> {
 async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let source = args.source()?;
     let facts = (Instant::now(), Timestamp::now());
-    let options = options(args);
+    let key = args.layer2_key_file.as_deref().map(layer2_key).transpose()?;
+    let beat_port = key.is_some().then_some(args.layer2_port);
+    let options = options(args, beat_port);
     // It may wait for another agent, and loads programs: not on this thread, which must hear of signals.
     let dataplane = tokio::task::spawn_blocking(move || Dataplane::open(options)).await.context("cannot start")??;
     let Dataplane {
@@ -113,11 +121,10 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
-    let (batches, object_events) = start_source(args, &source, &node)?;
+    let (batches, object_events, access) = start_source(args, &source, &node)?;
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
     let folder = matches!(source, Source::Dir(_));
-    let layer2 =
-        if folder { layer2::start(store.clone(), rivals, args.model.layer2(), args.answer_ping) } else { None };
+    let layer2 = if folder { layer2::start(store.clone(), rivals, layer2(args, &node, key, access)) } else { None };
     let (announcer, desk) = layer2.unzip();
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
@@ -173,12 +180,16 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 }
 
 /// Starts the source, and the events that go with it.
-fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::Receiver<Batch>, Events)> {
+fn start_source(
+    args: &AgentArgs,
+    source: &Source,
+    node: &str,
+) -> Result<(mpsc::Receiver<Batch>, Events, Option<Arc<Access>>)> {
     match source {
         Source::Dir(path) => {
             let batches =
                 culvert_source::watch(path.clone(), args.model.rules()).context("the source cannot be watched")?;
-            Ok((batches, Events::off()))
+            Ok((batches, Events::off(), None))
         }
         Source::Kube => {
             let settings = Settings {
@@ -187,13 +198,38 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<(mpsc::
                 state: Some(args.state_dir.clone()),
             };
             let access = Arc::new(Access::new(settings));
-            Ok((kube::watch(&access, node), Events::start(access, Reporter::agent(node))))
+            let batches = kube::watch(&access, node);
+            Ok((batches, Events::start(Arc::clone(&access), Reporter::agent(node)), Some(access)))
         }
     }
 }
 
-fn options(args: &AgentArgs) -> Options {
+/// The key that the nodes share.
+fn layer2_key(path: &Path) -> Result<Key> {
+    let bytes = std::fs::read(path).with_context(|| format!("--layer2-key-file {}", path.display()))?;
+    Key::new(&bytes).with_context(|| format!("--layer2-key-file {}", path.display()))
+}
+
+/// How addresses are announced in layer 2.
+fn layer2(args: &AgentArgs, node: &str, key: Option<Key>, access: Option<Arc<Access>>) -> layer2::Settings {
+    let access = access.filter(|_| args.layer2_witness == WitnessArg::Lease);
+    let way = access.map_or(Way::Gateway, |access| {
+        let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| "kube-system".to_owned());
+        let place = Place { namespace, name: "culvert-layer2".to_owned() };
+        Way::Lease { access, place, identity: node.to_owned() }
+    });
+    layer2::Settings {
+        node: node.to_owned(),
+        choice: args.model.layer2(),
+        echo: args.answer_ping,
+        peers: key.map(|key| (peers::Settings { key, port: args.layer2_port }, way)),
+        state: args.state_dir.clone(),
+    }
+}
+
+fn options(args: &AgentArgs, beat_port: Option<u16>) -> Options {
     Options {
+        beat_port,
         bpffs: args.bpffs.clone(),
         cgroup: args.cgroup.clone(),
         socket_mode: args.socket_mode.into(),

@@ -26,6 +26,9 @@ pub enum Error {
     /// Nothing is announced in layer 2.
     #[error("this agent announces nothing in layer 2: its source is no folder, or it may not (its log says so)")]
     NoLayer2,
+    /// `culvert drain` cannot be remembered.
+    #[error("that the node is drained cannot be kept for the next agent: {0}")]
+    Drain(io::Error),
     /// The kernel's maps could not be read.
     #[error("the kernel's maps: {0}")]
     Maps(#[from] io::Error),

@@ -1,4 +1,6 @@
 use culvert_announce::choice::EXCLUDE_LABEL;
+use culvert_announce::liveness;
+use culvert_announce::probe::packet::Mac;
 use culvert_model::objects::ObjectMeta;
 use culvert_pools::objects::{IpAddressPool, IpAddressPoolSpec, L2Advertisement, L2AdvertisementSpec};
 use culvert_pools::{Resource, Resources};
@@ -64,7 +66,11 @@ fn link(up: bool, prefix: &str) -> Link {
 fn own(announcements: &Announcements, node: &str, links: &[(&str, bool)]) -> Option<Own> {
     let prefix = |near: &bool| if *near { "192.0.2.0/24" } else { "198.51.100.0/24" };
     let links = links.iter().map(|(name, near)| ((*name).to_owned(), link(true, prefix(near)))).collect();
-    announcements.own(node, links, |_, _| true).remove(&ip(ADDRESS))
+    decided(announcements, node, links).remove(&ip(ADDRESS))
+}
+
+fn decided(announcements: &Announcements, node: &str, links: BTreeMap<String, Link>) -> BTreeMap<IpAddr, Own> {
+    announcements.decide(node, Me { links, drained: false }, |_, _| true).own
 }
 
 fn on(links: &[&str]) -> Own {
@@ -99,10 +105,11 @@ fn without_nodes_the_agent_is_alone() {
 fn what_the_kernel_does_not_hold_is_not_announced() {
     let announcements = announcements(&[&[]], &["n1"]);
     let links = BTreeMap::from([("eth0".to_owned(), link(true, "192.0.2.0/24"))]);
-    let own = announcements.own("n1", links, |_, addresses| {
+    let own = announcements.decide("n1", Me { links, drained: false }, |_, addresses| {
         assert_eq!(addresses, [ip(ADDRESS)]);
         false
     });
+    let own = own.own;
     let silent = Own::Silent("its kernel does not hold Service default/web".to_owned());
     assert_eq!(own, BTreeMap::from([(ip(ADDRESS), silent)]));
 }
@@ -126,15 +133,15 @@ fn each_address_has_one_node_and_all_nodes_agree() {
     }
     let nodes = ["n1", "n2", "n3"];
     let links = || BTreeMap::from([("eth0".to_owned(), link(true, "192.0.2.0/24"))]);
-    let owned: Vec<usize> = nodes.iter().map(|node| announcements.own(node, links(), |_, _| true).len()).collect();
+    let owned: Vec<usize> = nodes.iter().map(|node| decided(&announcements, node, links()).len()).collect();
     assert_eq!(owned.iter().sum::<usize>(), 10);
     assert!(owned.iter().all(|count| (3..=4).contains(count)), "{owned:?}");
     for node in nodes {
         let planned: BTreeSet<IpAddr> = announcements.plan(node).into_iter().map(|one| one.address).collect();
-        let own = announcements.own(node, links(), |_, _| true).into_keys().collect();
+        let own = decided(&announcements, node, links()).into_keys().collect();
         assert_eq!(planned, own);
     }
-    assert_eq!(announcements.own("n4", links(), |_, _| true), BTreeMap::new(), "a node that has no object");
+    assert_eq!(decided(&announcements, "n4", links()), BTreeMap::new(), "a node that has no object");
     let reasons: BTreeSet<String> = announcements.plan("n1").into_iter().map(|one| one.reason).collect();
     assert_eq!(reasons, BTreeSet::from(["one of 3 nodes that are equally good".to_owned()]));
 }
@@ -157,4 +164,38 @@ fn nodes_that_may_not_and_services_that_are_elsewhere() {
 fn what_is_not_advertised_is_not_announced() {
     let announcements = announcements(&[], &["n1"]);
     assert_eq!(announcements.plan("n1"), []);
+}
+
+/// What a node says that has a link there, near the address or not.
+fn says(near: bool) -> Said {
+    let prefixes = vec![if near { "192.0.2.0/24" } else { "198.51.100.0/24" }.parse().unwrap()];
+    let link = liveness::Link { up: true, mac: Mac([2, 0, 0, 0, 0, 1]), prefixes };
+    Said { links: BTreeMap::from([("eth0".to_owned(), link)]), ..Said::default() }
+}
+
+/// Which node answers for [`ADDRESS`], as n1 sees it, which has a link there and hears n2 say this; n3 is never heard.
+fn answering(announcements: &mut Announcements, n2: Option<(Said, bool)>, drained: bool) -> Option<String> {
+    let peer = |(said, held_down)| ("n2".to_owned(), Peer { held_down, said: Arc::new(said) });
+    let heard = Heard { nodes: n2.map(peer).into_iter().collect(), holders: BTreeMap::new() };
+    announcements.set_heard(Arc::new(heard));
+    let links = BTreeMap::from([("eth0".to_owned(), link(true, "192.0.2.0/24"))]);
+    let decision = announcements.decide("n1", Me { links, drained }, |_, _| true);
+    announcements.explain(&decision).remove(&ip(ADDRESS)).unwrap().node
+}
+
+#[test]
+fn what_is_heard_of_the_other_nodes_decides() {
+    let mut announcements = announcements(&[&[]], &["n1", "n2", "n3"]);
+    let (n1, n2) = (Some("n1".to_owned()), Some("n2".to_owned()));
+    assert_eq!(answering(&mut announcements, None, false), n1, "no other is heard");
+    assert_eq!(answering(&mut announcements, Some((says(false), false)), false), n1, "not connected");
+    let address = BTreeSet::from([ip(ADDRESS)]);
+    let unable = Said { unable: address.clone(), ..says(true) };
+    assert_eq!(answering(&mut announcements, Some((unable, false)), false), n1, "its kernel lacks the Service");
+    let drained = Said { drained: true, ..says(true) };
+    assert_eq!(answering(&mut announcements, Some((drained, false)), false), n1, "drained");
+    assert_eq!(answering(&mut announcements, Some((says(true), true)), false), n1, "held down");
+    assert_eq!(answering(&mut announcements, Some((Said::default(), false)), false), n1, "no link");
+    assert_eq!(answering(&mut announcements, Some((says(true), true)), true), n2, "this one is drained");
+    assert_eq!(answering(&mut announcements, None, true), None);
 }

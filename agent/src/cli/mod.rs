@@ -86,6 +86,11 @@ pub enum Command {
     /// The JSON's schema is docs/schema/l2.json. Exits with 3 if nobody announces an address or another host claims one, and with
     /// 1 if the agent announces nothing in layer 2.
     L2(L2Args),
+    /// Let other nodes announce the addresses in layer 2 that this node announces, before it is taken away
+    ///
+    /// Stays so until `culvert drain --undo`, also over restarts of agent and node. Connections that go through this node go on: it
+    /// forwards what still comes to it. Where nodes do not hear each other (no --layer2-key-file), nobody takes over.
+    Drain(DrainArgs),
     /// Watch packets being dropped or refused, and why
     Monitor(MonitorArgs),
     /// Detach every program and remove every map of this node, or remove what kube-proxy left: no trace stays
@@ -220,6 +225,17 @@ pub struct AgentArgs {
     /// Whether addresses that are announced in layer 2 answer to ping
     #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
     pub answer_ping: bool,
+    /// File with the key that the nodes share (16 bytes at least): with it nodes hear each other, and an address moves on when
+    /// one fails. Without, each announces what it would if all were alive
+    #[arg(long, value_name = "PATH", env = "CULVERT_LAYER2_KEY_FILE")]
+    pub layer2_key_file: Option<PathBuf>,
+    /// UDP port on which nodes hear each other; the same on all of them
+    #[arg(long, value_name = "PORT", default_value_t = 7473, value_parser = clap::value_parser!(u16).range(1..))]
+    pub layer2_port: u16,
+    /// Who decides between two halves of the nodes that do not hear each other: a Lease at the API server, or the answer of the
+    /// default gateway to a ping. With a folder as source always the gateway
+    #[arg(long, value_enum, default_value_t = WitnessArg::Lease)]
+    pub layer2_witness: WitnessArg,
     /// Size of a kind of kernel map, such as `flows=262144` or `slab-bytes=67108864`
     #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit, value_delimiter = ',')]
     pub limits: Vec<(String, u32)>,
@@ -383,6 +399,23 @@ pub struct FlowsArgs {
     pub output: OutputArgs,
 }
 
+/// `culvert drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The node may announce addresses again
+    #[arg(long)]
+    pub undo: bool,
+    /// Say whether the node is drained, and change nothing
+    #[arg(long, conflicts_with = "undo")]
+    pub show: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// `culvert l2`.
 #[derive(Debug, Args)]
 pub struct L2Args {
@@ -475,6 +508,15 @@ pub enum LogFormat {
     Text,
     /// One object a line
     Json,
+}
+
+/// `--layer2-witness`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WitnessArg {
+    /// A Lease at the API server
+    Lease,
+    /// The default gateway
+    Gateway,
 }
 
 /// `--socket-mode`.

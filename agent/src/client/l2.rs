@@ -13,7 +13,8 @@ pub fn run(args: &L2Args) -> Result<Done> {
     show(&answer, args.output.output, text)?;
     let contested =
         |address: &Address| address.links.iter().any(|link| link.state == State::Taken || link.rival.is_some());
-    let unwell = answer.addresses.iter().any(|address| address.node.is_none() || contested(address));
+    let silent = answer.quorum == Some(false);
+    let unwell = silent || answer.addresses.iter().any(|address| address.node.is_none() || contested(address));
     Ok(if unwell { Done::Unwell } else { Done::Well })
 }
 
@@ -38,7 +39,28 @@ fn text(answer: &Layer2, wide: bool) -> String {
             rows.add_row(row);
         }
     }
-    lines(&rows)
+    let mut text = lines(&rows);
+    if !answer.nodes.is_empty() {
+        text = format!("{}\n{text}", nodes(answer));
+    }
+    text
+}
+
+/// Who is heard, and whether the node may speak.
+fn nodes(answer: &Layer2) -> String {
+    let mut rows = table(vec!["NODE", "HEARD", "ADDRESSES", "STATE"]);
+    for node in &answer.nodes {
+        let heard = node.heard_milliseconds_ago.map_or_else(|| "never".to_owned(), |ago| format!("{ago} ms ago"));
+        let states = [(!node.alive, "not heard"), (node.held_down, "held down"), (node.drained, "drained")];
+        let states: Vec<&str> = states.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+        let state = if states.is_empty() { "alive".to_owned() } else { states.join(", ") };
+        rows.add_row(vec![node.name.clone(), heard, node.addresses.to_string(), state]);
+    }
+    let quorum = match answer.quorum {
+        Some(false) => "no majority stands behind this node: it is silent\n",
+        _ => "",
+    };
+    format!("{}{quorum}", lines(&rows))
 }
 
 /// Name, state, since when, and who else claims the address.
@@ -59,7 +81,7 @@ fn counts(link: &Link) -> [String; 6] {
 
 #[cfg(test)]
 mod tests {
-    use culvert_api::layer2::Rival;
+    use culvert_api::layer2::{Node, Rival};
 
     use super::*;
 
@@ -88,6 +110,8 @@ mod tests {
         let links = vec![link("eth0", State::Announced, None), link("eth1", State::Taken, Some(rival))];
         let answer = Layer2 {
             node: "n1".to_owned(),
+            quorum: None,
+            nodes: Vec::new(),
             addresses: vec![
                 address("192.0.2.1", Some("n1"), "the only node", links),
                 address("192.0.2.2", None, "no ready endpoint on any node", Vec::new()),
@@ -99,5 +123,25 @@ mod tests {
         assert_eq!(rows[1], "192.0.2.1 shop/web n1 eth0 announced 1m1s the only node 7 6 1 2 10 3");
         assert_eq!(rows[2], "eth1 taken 1m1s 02:00:00:00:00:09 5s ago 7 6 1 2 10 3");
         assert_eq!(rows[3], "192.0.2.2 shop/web nobody no ready endpoint on any node");
+    }
+
+    #[test]
+    fn who_is_heard() {
+        let node = |name: &str, alive, held_down| Node {
+            name: name.to_owned(),
+            alive,
+            heard_milliseconds_ago: alive.then_some(90),
+            held_down,
+            drained: false,
+            addresses: 2,
+        };
+        let nodes = vec![node("n2", true, true), node("n3", false, false), node("n4", true, false)];
+        let answer = Layer2 { node: "n1".to_owned(), quorum: Some(false), nodes, addresses: Vec::new() };
+        let text = text(&answer, false);
+        let rows: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let want = ["n2 90 ms ago 2 held down", "n3 never 2 not heard", "n4 90 ms ago 2 alive"];
+        assert_eq!(rows[1..4], want);
+        assert_eq!(rows[4], "no majority stands behind this node: it is silent");
     }
 }

@@ -1,6 +1,7 @@
 //! The commands that ask the agent.
 
 mod backends;
+mod drain;
 mod flows;
 mod l2;
 mod monitor;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use backends::run as backends;
 pub use flows::run as flows;
+pub use drain::run as drain;
 pub use l2::run as l2;
 pub use monitor::run as monitor;
 pub use services::run as services;

@@ -11,8 +11,6 @@
 //! wrote included.
 
 mod desk;
-mod election;
-mod lease;
 mod metallb;
 pub mod metrics;
 mod outbox;
@@ -42,12 +40,12 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
 use self::desk::Scope;
-use self::election::{Election, Place, Term};
-use self::lease::{Candidate, Terms};
 use self::metrics::Metrics;
 use self::pace::Rate;
 use self::session::{ANSWER, Rule, Session, Tools};
 use self::unanswered::Unanswered;
+use crate::election::lease::{Candidate, Terms};
+use crate::election::{self, Election, Place, Term};
 use crate::cli::ControllerArgs;
 use crate::output::Done;
 use crate::{http, logging, signals};

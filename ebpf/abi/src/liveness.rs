@@ -98,6 +98,11 @@ impl Voter {
     pub const fn join(&mut self, set: usize) {
         self.sets[set / 4 % 2] |= 1 << (16 * (set % 4));
     }
+
+    /// Whether it is in a set.
+    pub const fn is_in(&self, set: usize) -> bool {
+        self.sets[set / 4 % 2] >> (16 * (set % 4)) & 1 != 0
+    }
 }
 
 const _: () = {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Beat, Echo, Electorate, Kernel, Letter, NodeId, Stamp, Time, Times};
+use super::{Beat, Echo, Electorate, Kernel, Letter, NodeId, Said, Stamp, Time, Times};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct Agent {
     wanted: BTreeSet<IpAddr>,
     /// What the other nodes are told, and since when.
     claims: BTreeSet<IpAddr>,
+    said: Said,
     version: u64,
     claimed: Time,
     /// Addresses of the claims that peers refuse, and those that wait for another try.
@@ -69,6 +70,7 @@ struct Peer {
 struct Claims {
     version: u64,
     addresses: BTreeSet<IpAddr>,
+    said: Said,
 }
 
 impl Peer {
@@ -98,8 +100,9 @@ impl Agent {
             seq,
             first: seq,
             next_beat: now,
-            wanted: BTreeSet::new(),
+            wanted: kernel.claims().clone(),
             claims: kernel.claims().clone(),
+            said: Said::default(),
             version: seq.max(kernel.version() + 1),
             claimed: now,
             refused: BTreeSet::new(),
@@ -108,9 +111,26 @@ impl Agent {
         }
     }
 
+    /// When a node's last echo came, if ever.
+    pub fn heard(&self, id: NodeId) -> Option<Time> {
+        Some(self.peers.get(&id)?.heard?.0)
+    }
+
     /// Nodes that are heard and whose kernel serves.
     pub fn alive(&self, now: Time) -> BTreeSet<NodeId> {
         self.peers.iter().filter(|(_, peer)| peer.is_alive(self.times, now)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether all that count are heard and have told what they claim.
+    pub fn knows_all(&self, now: Time) -> bool {
+        let others = self.electorate.nodes(now).into_iter().filter(|id| *id != self.id);
+        others.into_iter().all(|id| self.peers.get(&id).is_some_and(|peer| peer.told.is_some()))
+    }
+
+    /// What the nodes that are heard say, if they have said anything.
+    pub fn said(&self, now: Time) -> impl Iterator<Item = (NodeId, &Said)> {
+        let alive = self.peers.iter().filter(move |(_, peer)| peer.is_alive(self.times, now));
+        alive.filter_map(|(id, peer)| Some((*id, &peer.told.as_ref()?.said)))
     }
 
     /// Who claims what, as far as it is known here.
@@ -119,6 +139,29 @@ impl Agent {
         let others = self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.supported.as_ref()?)));
         let others = others.flat_map(|(id, supported)| supported.addresses.iter().map(move |address| (*address, id)));
         own.chain(others).collect()
+    }
+
+    /// What the other nodes are to know of this one.
+    pub fn say(&mut self, said: Said, now: Time) -> Vec<Action> {
+        if self.said == said {
+            return Vec::new();
+        }
+        self.said = said;
+        // In a version of its own, so that it is told again until everybody has it. What waits for a majority waits on.
+        self.version += 1;
+        self.tell_all(now)
+    }
+
+    /// When [`Agent::tick`] is due: a beat, or somebody is silent for too long. No grant and no letter counts here.
+    pub fn next(&self) -> Time {
+        let silent = self.peers.values().filter(|peer| peer.supported.is_some() || peer.told.is_some());
+        let silent = silent.filter_map(|peer| Some(peer.heard?.0.saturating_add(self.times.silence)));
+        silent.fold(self.next_beat, Time::min)
+    }
+
+    /// Whether claims wait for a majority: then [`Agent::tick`] is due as soon as grants may have come.
+    pub fn waits(&self, kernel: &Kernel) -> bool {
+        self.version > kernel.version()
     }
 
     /// The choice gives these addresses to this node.
@@ -155,7 +198,9 @@ impl Agent {
         }
         match letter {
             Letter::Ask => vec![self.told(from)],
-            Letter::Claims { version, addresses } => self.claimed_by(from, version, &addresses, now),
+            Letter::Claims { version, addresses, said } => {
+                self.claimed_by(from, Claims { version, addresses, said }, now)
+            }
             Letter::Refusal { version, addresses } if version == self.version => {
                 self.refused.extend(addresses.intersection(&self.claims));
                 // Without a majority nothing is lost, and what another has is what keeps the majority away.
@@ -168,7 +213,8 @@ impl Agent {
     }
 
     /// Another node tells what it claims.
-    fn claimed_by(&mut self, from: NodeId, version: u64, theirs: &BTreeSet<IpAddr>, now: Time) -> Vec<Action> {
+    fn claimed_by(&mut self, from: NodeId, told: Claims, now: Time) -> Vec<Action> {
+        let (version, theirs) = (told.version, told.addresses.clone());
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.is_alive(self.times, now)) else {
             return Vec::new();
         };
@@ -180,7 +226,7 @@ impl Agent {
         if let Some(supported) = &mut peer.supported {
             supported.addresses.retain(|address| theirs.contains(address));
         }
-        peer.told = Some(Claims { version, addresses: theirs.clone() });
+        peer.told = Some(told);
         // What is not wanted here any more goes to who asks for it.
         let handed_over = theirs.iter().filter(|one| self.claims.contains(*one) && !self.wanted.contains(*one));
         let handed_over = handed_over.copied().collect();
@@ -266,7 +312,8 @@ impl Agent {
     }
 
     fn told(&self, to: NodeId) -> Action {
-        Action::Letter { to, letter: Letter::Claims { version: self.version, addresses: self.claims.clone() } }
+        let (version, addresses, said) = (self.version, self.claims.clone(), self.said.clone());
+        Action::Letter { to, letter: Letter::Claims { version, addresses, said } }
     }
 
     fn tell_all(&self, now: Time) -> Vec<Action> {

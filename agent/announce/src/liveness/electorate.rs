@@ -47,6 +47,16 @@ impl Electorate {
         })
     }
 
+    /// The set of now, and earlier ones with how long they count; the oldest first.
+    pub fn parts(&self) -> (&BTreeSet<NodeId>, &[(Time, BTreeSet<NodeId>)]) {
+        (&self.now, &self.earlier)
+    }
+
+    /// Of these parts.
+    pub fn of(now: BTreeSet<NodeId>, earlier: Vec<(Time, BTreeSet<NodeId>)>) -> Self {
+        Self { now, earlier }
+    }
+
     fn sets(&self, now: Time) -> impl Iterator<Item = &BTreeSet<NodeId>> {
         let earlier = self.earlier.iter().filter(move |(until, _)| now < *until);
         std::iter::once(&self.now).chain(earlier.map(|(_, set)| set))

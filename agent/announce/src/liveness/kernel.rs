@@ -24,10 +24,29 @@ pub struct Kernel {
 }
 
 /// What another node grants: a lease from a stamp on, for a version of the claims.
-#[derive(Clone, Copy, Debug)]
-struct Grant {
-    stamp: Time,
-    version: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// From then on.
+    pub stamp: Time,
+    /// For that.
+    pub version: u64,
+}
+
+/// What a kernel that runs holds, as its agent reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The boot's number.
+    pub boot: u64,
+    /// Who counts.
+    pub electorate: Electorate,
+    /// Its addresses.
+    pub claims: BTreeSet<IpAddr>,
+    /// The version that a grant must have to count.
+    pub version: u64,
+    /// How long it goes on without an agent.
+    pub agent_until: Time,
+    /// How long the witness stands with it.
+    pub witness_until: Time,
 }
 
 impl Kernel {
@@ -46,6 +65,17 @@ impl Kernel {
             agent_until: Time::ZERO,
             witness_until: Time::ZERO,
         }
+    }
+
+    /// A kernel that has run for a while.
+    pub fn running(id: NodeId, held: Held, times: Times) -> Self {
+        let Held { boot, electorate, claims, version, agent_until, witness_until } = held;
+        Self { electorate, claims, version, agent_until, witness_until, ..Self::new(id, boot, times) }
+    }
+
+    /// What the kernel's program has noted of grants.
+    pub fn note(&mut self, grants: BTreeMap<NodeId, Grant>) {
+        self.grants = grants;
     }
 
     /// Takes a beat whose key was right, and answers it. What is for another node, of a stranger, or no newer than the
@@ -124,6 +154,16 @@ impl Kernel {
     /// The agent takes addresses away.
     pub fn retire(&mut self, addresses: &BTreeSet<IpAddr>) {
         self.claims.retain(|address| !addresses.contains(address));
+    }
+
+    /// The random number of the boot.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// How long it goes on without an agent, and how long the witness stands with it.
+    pub fn until(&self) -> (Time, Time) {
+        (self.agent_until, self.witness_until)
     }
 
     /// The agent says that it is there.

@@ -32,6 +32,7 @@
 mod agent;
 mod electorate;
 mod kernel;
+mod said;
 pub mod wire;
 
 use std::collections::BTreeSet;
@@ -40,7 +41,8 @@ use std::time::Duration;
 
 pub use agent::{Action, Agent};
 pub use electorate::Electorate;
-pub use kernel::Kernel;
+pub use kernel::{Grant, Kernel, Held};
+pub use said::{Link, Said};
 
 pub use crate::hold::Time;
 
@@ -118,12 +120,14 @@ pub struct Echo {
 /// From agent to agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Letter {
-    /// All that the sender claims.
+    /// All that the sender claims and says.
     Claims {
         /// Grows with every change, also over restarts.
         version: u64,
         /// Addresses for which it speaks or wants to.
         addresses: BTreeSet<IpAddr>,
+        /// What it says beside that.
+        said: Said,
     },
     /// The receiver's claims in this version are not supported: others claim these of them.
     Refusal {

@@ -14,9 +14,14 @@
 //! |---|---|---|
 //! | 1 | beat | flag 1: grants `version`; `time` and `boot` of the receiver's stamp |
 //! | 2 | echo | flag 1: mute; `time` and `boot` of the sender's stamp |
-//! | 3 | claims | `version`, addresses |
+//! | 3 | claims | `version`, addresses, and behind them what the node says |
 //! | 4 | refusal | `version`, addresses |
 //! | 5 | ask | |
+//!
+//! What a node says: a byte, 1 = drained; one bit for each of the addresses, the highest of a byte first, 1 = announced, filled up to whole
+//! bytes; how many addresses its kernel does not hold (2 bytes), and these; how many links there are (1 byte), and for each the
+//! length of its name (1), the name, a byte, 1 = up, the MAC (6), how many prefixes there are (1), and for each its address (16) and length (1). A
+//! prefix of IPv4 is written as one of the IPv6 addresses that map it.
 //!
 //! The tag is the first half of an HMAC-SHA-256 (RFC 2104, 5: not less than half) over all that stands before it. A beat
 //! or an echo has 54 bytes before its tag: with their padding one block of SHA-256. So the kernel program, which gets the
@@ -29,17 +34,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::{Digest, Sha256, block_api::compress256};
 
-use super::{Beat, Echo, Letter, NodeId, Stamp};
+use super::{Beat, Echo, Letter, Link, NodeId, Said, Stamp};
+use crate::probe::packet::Mac;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Bytes before the addresses.
 pub const HEADER: usize = 54;
 /// Bytes of the tag.
 pub const TAG: usize = 16;
 /// The most addresses of a letter; with them it fits into a datagram.
-pub const MAX_ADDRESSES: usize = 4000;
+pub const MAX_ADDRESSES: usize = 3500;
+/// The most links and prefixes that a letter tells of; others are left out.
+const MAX_LINKS: usize = 64;
+const MAX_PREFIXES: usize = 8;
 
 /// Where SHA-256 begins (FIPS 180-4 5.3.3).
 const SHA256: [u32; 8] =
@@ -161,7 +171,7 @@ pub enum Refused {
     #[error("it is no message that is known")]
     Unknown,
     /// Too many addresses to be written.
-    #[error("it would have {0} addresses, and 4000 are the most")]
+    #[error("it would have {0} addresses, and 3500 are the most")]
     TooMany(usize),
 }
 
@@ -175,6 +185,7 @@ struct Fields<'a> {
     stamp: Stamp,
     version: u64,
     addresses: Option<&'a BTreeSet<IpAddr>>,
+    said: Option<&'a Said>,
 }
 
 impl Message {
@@ -187,19 +198,20 @@ impl Message {
             Self::Beat(Beat { from, to, seq, stamp, grant }) => {
                 let version = grant.unwrap_or_default();
                 let (from, to, seq, stamp) = (*from, *to, *seq, *stamp);
-                Fields { kind: 1, flag: grant.is_some(), from, to, seq, stamp, version, addresses: None }
+                Fields { kind: 1, flag: grant.is_some(), from, to, seq, stamp, version, ..Fields::default() }
             }
             Self::Echo(Echo { from, to, seq, stamp, mute }) => {
                 let (from, to, seq, stamp) = (*from, *to, *seq, *stamp);
                 Fields { kind: 2, flag: *mute, from, to, seq, stamp, ..Fields::default() }
             }
             Self::Letter { from, to, seq, letter } => {
-                let (kind, version, addresses) = match letter {
-                    Letter::Claims { version, addresses } => (3, *version, Some(addresses)),
-                    Letter::Refusal { version, addresses } => (4, *version, Some(addresses)),
-                    Letter::Ask => (5, 0, None),
+                let (kind, version, addresses, said) = match letter {
+                    Letter::Claims { version, addresses, said } => (3, *version, Some(addresses), Some(said)),
+                    Letter::Refusal { version, addresses } => (4, *version, Some(addresses), None),
+                    Letter::Ask => (5, 0, None, None),
                 };
-                Fields { kind, from: *from, to: *to, seq: *seq, version, addresses, ..Fields::default() }
+                let (from, to, seq) = (*from, *to, *seq);
+                Fields { kind, from, to, seq, version, addresses, said, ..Fields::default() }
             }
         };
         fields.encode(key)
@@ -216,18 +228,15 @@ impl Message {
         }
         let flag = flags[0] & FLAG != 0;
         let stamp = Stamp { boot, time: Duration::from_nanos(time) };
-        let mut addresses = BTreeSet::new();
-        for _ in 0..count {
-            let address = IpAddr::from(Ipv6Addr::from(take::<16>(&mut rest)?)).to_canonical();
-            addresses.insert(address);
-        }
+        let addresses = addresses(&mut rest, count)?;
+        let said = if kind[0] == 3 { said(&mut rest, &addresses)? } else { Said::default() };
         if !rest.is_empty() {
             return Err(Refused::Length);
         }
         let letter = match kind[0] {
             1 => return Ok(Self::Beat(Beat { from, to, seq, stamp, grant: flag.then_some(version) })),
             2 => return Ok(Self::Echo(Echo { from, to, seq, stamp, mute: flag })),
-            3 => Letter::Claims { version, addresses },
+            3 => Letter::Claims { version, addresses, said },
             4 => Letter::Refusal { version, addresses },
             5 => Letter::Ask,
             _ => return Err(Refused::Unknown),
@@ -239,8 +248,9 @@ impl Message {
 impl Fields<'_> {
     fn encode(&self, key: &Key) -> Result<Vec<u8>, Refused> {
         let addresses = self.addresses.map_or(0, BTreeSet::len);
-        if addresses > MAX_ADDRESSES {
-            return Err(Refused::TooMany(addresses));
+        let all = addresses + self.said.map_or(0, |said| said.unable.len());
+        if all > MAX_ADDRESSES {
+            return Err(Refused::TooMany(all));
         }
         let mut bytes = Vec::with_capacity(HEADER + 16 * addresses + TAG);
         bytes.extend(MAGIC);
@@ -250,15 +260,81 @@ impl Fields<'_> {
         for number in [self.from, self.to, self.seq, time, self.stamp.boot, self.version] {
             bytes.extend(number.to_be_bytes());
         }
-        for address in self.addresses.into_iter().flatten() {
-            let v6 = match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => *v6,
-            };
-            bytes.extend(v6.octets());
+        bytes.extend(self.addresses.into_iter().flatten().flat_map(octets));
+        if let (Some(said), Some(addresses)) = (self.said, self.addresses) {
+            write_said(&mut bytes, said, addresses);
         }
         Ok(key.sign(bytes))
     }
+}
+
+fn octets(address: &IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Bits of the length of an IPv6 prefix that maps those of IPv4.
+const MAPPED: u8 = 96;
+
+fn write_said(bytes: &mut Vec<u8>, said: &Said, addresses: &BTreeSet<IpAddr>) {
+    bytes.push(u8::from(said.drained));
+    let bits: Vec<bool> = addresses.iter().map(|address| said.announced.contains(address)).collect();
+    bytes.extend(bits.chunks(8).map(|bits| {
+        bits.iter().enumerate().fold(0, |byte, (i, bit)| byte | if *bit { 0x80 >> i } else { 0 })
+    }));
+    bytes.extend((said.unable.len() as u16).to_be_bytes());
+    bytes.extend(said.unable.iter().flat_map(octets));
+    bytes.push(said.links.len().min(MAX_LINKS) as u8);
+    for (name, link) in said.links.iter().take(MAX_LINKS) {
+        // The kernel's names have 15 bytes at most.
+        let name: Vec<u8> = name.bytes().take(u8::MAX.into()).collect();
+        bytes.push(name.len() as u8);
+        bytes.extend(name);
+        bytes.push(u8::from(link.up));
+        bytes.extend(link.mac.0);
+        bytes.push(link.prefixes.len().min(MAX_PREFIXES) as u8);
+        for prefix in link.prefixes.iter().take(MAX_PREFIXES) {
+            bytes.extend(octets(&prefix.addr()));
+            bytes.push(if prefix.addr().is_ipv4() { MAPPED } else { 0 } + prefix.prefix_len());
+        }
+    }
+}
+
+fn addresses(rest: &mut &[u8], count: u16) -> Result<BTreeSet<IpAddr>, Refused> {
+    (0..count).map(|_| Ok(IpAddr::from(Ipv6Addr::from(take::<16>(rest)?)).to_canonical())).collect()
+}
+
+fn said(rest: &mut &[u8], claims: &BTreeSet<IpAddr>) -> Result<Said, Refused> {
+    let [drained] = take(rest)?;
+    let (bits, left) = rest.split_at_checked(claims.len().div_ceil(8)).ok_or(Refused::Length)?;
+    *rest = left;
+    let announced = |i: usize| bits.get(i / 8).is_some_and(|byte| byte & 0x80 >> (i % 8) != 0);
+    let announced = claims.iter().enumerate().filter(|(i, _)| announced(*i)).map(|(_, address)| *address).collect();
+    let count = u16::from_be_bytes(take(rest)?);
+    let unable = addresses(rest, count)?;
+    let [count] = take(rest)?;
+    let mut links = BTreeMap::new();
+    for _ in 0..count {
+        let [length] = take(rest)?;
+        let (name, left) = rest.split_at_checked(length.into()).ok_or(Refused::Length)?;
+        *rest = left;
+        let name = std::str::from_utf8(name).map_err(|_| Refused::Unknown)?.to_owned();
+        let ([up], mac, [count]) = (take(rest)?, Mac(take(rest)?), take(rest)?);
+        let prefixes = (0..count).map(|_| prefix(rest)).collect::<Result<_, _>>()?;
+        links.insert(name, Link { up: up & 1 != 0, mac, prefixes });
+    }
+    Ok(Said { links, unable, announced, drained: drained & 1 != 0 })
+}
+
+fn prefix(rest: &mut &[u8]) -> Result<IpNet, Refused> {
+    let (address, [length]) = (Ipv6Addr::from(take::<16>(rest)?), take(rest)?);
+    let prefix = match (address.to_ipv4_mapped(), length.checked_sub(MAPPED)) {
+        (Some(v4), Some(length)) => Ipv4Net::new(v4, length).map(IpNet::from),
+        _ => Ipv6Net::new(address, length).map(IpNet::from),
+    };
+    prefix.map_err(|_| Refused::Unknown)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Refused> {
@@ -311,12 +387,24 @@ mod tests {
             let letter = match kind {
                 0 => return Message::Beat(Beat { from, to, seq, stamp, grant: flag.then_some(version) }),
                 1 => return Message::Echo(Echo { from, to, seq, stamp, mute: flag }),
-                2 => Letter::Claims { version, addresses },
+                2 => {
+                    let said = said(&addresses, seq, flag);
+                    Letter::Claims { version, addresses, said }
+                }
                 3 => Letter::Refusal { version, addresses },
                 _ => Letter::Ask,
             };
             Message::Letter { from, to, seq, letter }
         })
+    }
+
+    /// Something to say, with a bit of everything.
+    fn said(addresses: &BTreeSet<IpAddr>, number: u64, drained: bool) -> Said {
+        let some = |n: u64| addresses.iter().copied().filter(|_| number & n != 0).collect();
+        let prefixes = ["198.51.100.0/24", "2001:db8::/64"].map(|prefix| prefix.parse().unwrap()).to_vec();
+        let link = |n: u8| Link { up: number & 4 != 0, mac: Mac([n; 6]), prefixes: prefixes.clone() };
+        let links = (0..(number % 3) as u8).map(|n| (format!("eth{n}"), link(n))).collect();
+        Said { links, unable: some(1), announced: some(2), drained }
     }
 
     /// RFC 4231 test case 2 would be a test of the library; this pins the layout, which the kernel program shares.

@@ -1,30 +1,38 @@
 //! Announcement of addresses in layer 2.
 //!
 //! ```text
-//! main loop: Announcer ─ orders ─► task: Speaker ─► rows of ANNOUNCED: the kernel answers
-//!   (Services, nodes, links)         ▲       ├────► frames: probes, announcements
-//!                                    │       └────► groups of IPv6 that links listen to
-//!              RIVALS: another host ─┘
+//! main loop: Announcer ─ orders ─► task: Peers ─► Speaker ─► rows of ANNOUNCED: the kernel answers
+//!   (Services, nodes, links)          ▲ │ ▲        ▲  ├────► frames: probes, announcements
+//!          ▲                          │ │ │        │  └────► groups of IPv6 that links listen to
+//!          └──── what is heard ───────│─┘ │        └─ RIVALS: another host
+//!                       other nodes ◄─┘   └─ the kernel program: grants
 //! ```
+//!
+//! What the choice of nodes gives to this one it claims; what a majority grants it speaks for.
 //!
 //! The task is the one writer of the rows. They hold for a minute and are renewed every five seconds: an agent that is
 //! restarted finds them in force, and what one leaves that does not come back ends by itself.
 
+mod drain;
 mod groups;
 mod orders;
+pub mod peers;
 mod task;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
-use culvert_announce::choice::Settings;
+use culvert_announce::choice;
 use culvert_api::layer2::{Address, Layer2, Link};
 use culvert_dataplane::announced::Announced;
 use culvert_dataplane::kernel::KernelStore;
+use culvert_dataplane::liveness::Maps;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::orders::Announcer;
+use self::peers::{Peers, Way, Witness};
 use self::task::{Question, Task};
 use super::core::{self, ask};
 use super::views;
@@ -36,19 +44,42 @@ const QUESTIONS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Desk(mpsc::Sender<Question>);
 
-/// Starts the task; `None` if it cannot run here, which is logged. `echo`: announced addresses answer to ping.
+/// How addresses are announced.
+pub struct Settings {
+    /// The node's name.
+    pub node: String,
+    /// What the choice of nodes depends on.
+    pub choice: choice::Settings,
+    /// Announced addresses answer to ping.
+    pub echo: bool,
+    /// How nodes hear each other, if they do, and who decides between two halves.
+    pub peers: Option<(peers::Settings, Way)>,
+    /// The directory with what the next agent is to know.
+    pub state: PathBuf,
+}
+
+/// Starts the task; `None` if it cannot run here, which is logged.
 pub fn start(
     store: KernelStore,
     rivals: Option<RingBuf<MapData>>,
     settings: Settings,
-    echo: bool,
 ) -> Option<(Announcer, Desk)> {
+    let Settings { node, choice, echo, peers, state } = settings;
     let (sender, orders) = watch::channel(None);
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    match Task::new(Announced::new(store), rivals?, orders, asked, echo) {
+    let (heard, hearing) = watch::channel(None);
+    let hearing = peers.is_some().then_some(hearing);
+    let rows = Announced::new(store.clone());
+    let peers = |claims| {
+        let start = |(settings, way)| {
+            Peers::new(&node, &settings, Maps::new(store), claims, heard, &state, Some(Witness::new(way)))
+        };
+        peers.map(start).transpose()
+    };
+    match Task::new(&node, rows, rivals?, orders, asked, echo, peers) {
         Ok(task) => {
             tokio::spawn(task.run());
-            Some((Announcer::new(settings, sender), Desk(questions)))
+            Some((Announcer::new(choice, sender, hearing, drain::Mark::open(&state)), Desk(questions)))
         }
         Err(error) => {
             tracing::error!(%error, "no address can be announced in layer 2");
@@ -70,7 +101,7 @@ pub async fn view(
         Err(error) => return Some(Err(error.into())),
     };
     let mut links: BTreeMap<IpAddr, Vec<Link>> = BTreeMap::new();
-    for (address, link) in standings {
+    for (address, link) in standings.links {
         links.entry(address).or_default().push(link);
     }
     let (node, owners) = ask(questions, |core| (core.node.clone(), core.announcements())).await?;
@@ -79,5 +110,6 @@ pub async fn view(
         let links = links.remove(&address).unwrap_or_default();
         Address { address, services, node: owner.node, reason: owner.reason, links }
     });
-    Some(Ok(Layer2 { node, addresses: addresses.collect() }))
+    let (quorum, nodes) = (standings.quorum, standings.nodes);
+    Some(Ok(Layer2 { node, quorum, nodes, addresses: addresses.collect() }))
 }

@@ -1,10 +1,12 @@
-//! What the main loop knows, made into orders for the task.
+//! What the main loop knows, and what is heard of other nodes, made into orders for the task.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use culvert_announce::choice::{self, Settings};
+use culvert_announce::liveness::{self, Said};
 use culvert_announce::probe::packet::Mac;
 use culvert_announce::speaker::{Link, Wanted};
 use culvert_api::plan::{ServiceKey, ServicePlan};
@@ -12,20 +14,25 @@ use culvert_dataplane::links::classify::Segment;
 use culvert_dataplane::links::task::Report;
 use culvert_dataplane::reconcile::Held;
 use culvert_model::Reach;
-use culvert_model::objects::Service;
+use culvert_model::objects::{Node, Service};
 use culvert_pools::Config;
 use culvert_source::{Change, Id, Kind, Object};
 use tokio::sync::watch;
 
-use crate::announcements::{Announced, Announcements, Own, Owner};
+use super::drain::Mark;
+use crate::announcements::{Announced, Announcements, Decision, Heard, Me, Own, Owner};
 
 /// What the task is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// What is to be announced.
-    pub wanted: Wanted,
+    /// What is to be announced; `None`: it is not known yet what other nodes announce.
+    pub wanted: Option<Wanted>,
     /// Names of all links that could carry announcements, by ifindex.
     pub names: BTreeMap<u32, String>,
+    /// What other nodes are to know of this one.
+    pub said: Said,
+    /// The nodes that count, with their addresses. Empty: there are no Nodes, and this one is alone.
+    pub eligible: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// The main loop's part: it keeps what the choice depends on, and gives orders when they change.
@@ -33,27 +40,69 @@ pub struct Announcer {
     announcements: Announcements,
     /// Something changed since the last decision.
     changed: bool,
+    /// Addresses of the nodes.
+    nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Whether this node is drained.
+    drained: Mark,
+    /// What is heard of other nodes; `None`: they do not hear each other.
+    hearing: Option<watch::Receiver<Option<Arc<Heard>>>>,
     /// The last decision.
-    own: BTreeMap<IpAddr, Own>,
+    decision: Decision,
     orders: watch::Sender<Option<Arc<Orders>>>,
 }
 
 impl Announcer {
     /// Nothing is known yet, and nothing is ordered.
-    pub fn new(settings: Settings, orders: watch::Sender<Option<Arc<Orders>>>) -> Self {
-        Self { announcements: Announcements::new(settings), changed: true, own: BTreeMap::new(), orders }
+    pub fn new(
+        settings: Settings,
+        orders: watch::Sender<Option<Arc<Orders>>>,
+        hearing: Option<watch::Receiver<Option<Arc<Heard>>>>,
+        drained: Mark,
+    ) -> Self {
+        let announcements = Announcements::new(settings);
+        let (nodes, decision) = (BTreeMap::new(), Decision::default());
+        Self { announcements, changed: true, nodes, drained, hearing, decision, orders }
     }
 
-    /// Who announces each address, seen from the node `name`.
-    pub fn explain(&self, name: &str) -> BTreeMap<IpAddr, Owner> {
-        self.announcements.explain(name, &self.own)
+    /// Waits until something else is heard of other nodes.
+    pub async fn hears(&mut self) {
+        let Some(hearing) = &mut self.hearing else { return std::future::pending().await };
+        if hearing.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some(heard) = hearing.borrow_and_update().clone() {
+            self.changed |= self.announcements.set_heard(heard);
+        }
+    }
+
+    /// The node is to announce nothing, or may again.
+    pub fn drain(&mut self, drained: bool) -> io::Result<()> {
+        self.changed |= self.drained.is_set() != drained;
+        self.drained.set(drained)
+    }
+
+    /// Whether it is to announce nothing.
+    pub fn is_drained(&self) -> bool {
+        self.drained.is_set()
+    }
+
+    /// Who announces each address, by the last decision.
+    pub fn explain(&self) -> BTreeMap<IpAddr, Owner> {
+        self.announcements.explain(&self.decision)
     }
 
     /// Takes a change of an object. Services are taken when they are programmed.
     pub fn take(&mut self, change: &Change) {
         self.changed |= match change {
-            Change::Upsert(Object::Node(node)) => self.announcements.set_node(node),
-            Change::Remove(Id { kind: Kind::Node, key }) => self.announcements.remove_node(&key.name),
+            Change::Upsert(Object::Node(node)) => {
+                let addresses: Vec<IpAddr> = internal_addresses(node).collect();
+                let moved = self.nodes.insert(node.metadata.name.clone(), addresses.clone()) != Some(addresses);
+                self.announcements.set_node(node) || moved
+            }
+            Change::Remove(Id { kind: Kind::Node, key }) => {
+                self.nodes.remove(&*key.name);
+                self.announcements.remove_node(&key.name)
+            }
             _ => false,
         };
     }
@@ -82,11 +131,27 @@ impl Announcer {
         }
         let segments = segments(report);
         let links = segments.values().map(|(name, segment)| ((*name).to_owned(), of_choice(segment))).collect();
-        let own = self.announcements.own(node, links, |key, addresses| {
+        let me = Me { links, drained: self.drained.is_set() };
+        let holds = |key: &ServiceKey, addresses: &[IpAddr]| {
             held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
+        };
+        self.decision = self.announcements.decide(node, me, holds);
+        let eligible = self.announcements.eligible().map(|name| {
+            let addresses = self.nodes.get(name).cloned().unwrap_or_default();
+            (name.to_owned(), addresses)
         });
-        let orders = orders(&segments, &own);
-        self.own = own;
+        let eligible = eligible.collect();
+        let said = Said {
+            links: segments.values().map(|(name, segment)| ((*name).to_owned(), of_said(segment))).collect(),
+            unable: self.announcements.unable(holds),
+            announced: BTreeSet::new(),
+            drained: self.drained.is_set(),
+        };
+        let used = self.announcements.addresses();
+        let mut orders = Orders { said, eligible, ..orders(&segments, &self.decision.own, used) };
+        if self.hearing.is_some() && !self.announcements.hears() {
+            orders.wanted = None;
+        }
         self.orders.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&orders);
             if changed {
@@ -107,12 +172,26 @@ fn of_choice(segment: &Segment) -> choice::Link {
     choice::Link { up: segment.running, prefixes: segment.prefixes.iter().copied().collect() }
 }
 
+fn of_said(segment: &Segment) -> liveness::Link {
+    let prefixes = segment.prefixes.iter().copied().collect();
+    liveness::Link { up: segment.running, mac: Mac(segment.mac), prefixes }
+}
+
+fn internal_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let internal = node.status.addresses.iter().filter(|address| address.kind == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok())
+}
+
 /// Whether the kernel serves an address.
 fn has(held: &Held, address: IpAddr) -> bool {
     held.ports.iter().flat_map(|port| &port.frontends).any(|(at, _)| at.address == address)
 }
 
-fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: &BTreeMap<IpAddr, Own>) -> Orders {
+fn orders(
+    segments: &BTreeMap<u32, (&str, &Segment)>,
+    own: &BTreeMap<IpAddr, Own>,
+    used: BTreeSet<IpAddr>,
+) -> Orders {
     let numbers = |names: &BTreeSet<String>| {
         let called = segments.iter().filter(|(_, (name, _))| names.contains(*name));
         called.map(|(index, _)| *index).collect()
@@ -124,8 +203,9 @@ fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: &BTreeMap<IpAddr, Own
     let running = segments.iter().filter(|(_, (_, segment))| segment.running);
     let links =
         running.map(|(index, (_, segment))| (*index, Link { mac: Mac(segment.mac), since: segment.carrier_ups }));
-    let wanted = Wanted { links: links.collect(), addresses: addresses.collect() };
-    Orders { wanted, names: segments.iter().map(|(index, (name, _))| (*index, (*name).to_owned())).collect() }
+    let wanted = Some(Wanted { links: links.collect(), addresses: addresses.collect(), used });
+    let names = segments.iter().map(|(index, (name, _))| (*index, (*name).to_owned())).collect();
+    Orders { wanted, names, ..Orders::default() }
 }
 
 #[cfg(test)]
@@ -163,7 +243,8 @@ mod tests {
         assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2]);
         let silent = ("192.0.2.3".parse().unwrap(), Own::Silent("no ready endpoint on any node".to_owned()));
         let decided = [own("192.0.2.1", &["eth1", "eth2"]), own("192.0.2.2", &["eth3"]), silent];
-        let Orders { wanted, names } = orders(&segments, &decided.into());
+        let Orders { wanted, names, .. } = orders(&segments, &decided.into(), BTreeSet::new());
+        let wanted = wanted.unwrap();
         assert_eq!(wanted.links, BTreeMap::from([(1, Link { mac: Mac([2, 0, 0, 0, 0, 1]), since: 4 })]));
         let addresses: Vec<_> =
             wanted.addresses.values().map(|links| links.iter().copied().collect::<Vec<_>>()).collect();

@@ -10,7 +10,8 @@ use aya::maps::{MapData, RingBuf};
 use culvert_abi::AnnouncedCounters;
 use culvert_announce::probe::packet::Mac;
 use culvert_announce::probe::{Claim, Conflict, Standing};
-use culvert_announce::speaker::{Action, Place, Speaker};
+use culvert_announce::liveness::Said;
+use culvert_announce::speaker::{Action, Place, Speaker, Wanted};
 use culvert_api::layer2::{self, Link, State};
 use culvert_dataplane::Frames;
 use culvert_dataplane::announced::{self, Announced, Rival, Row};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::groups::Groups;
 use super::orders::Orders;
+use super::peers::Peers;
 use crate::agent::core::now;
 use crate::agent::samples;
 
@@ -40,8 +42,13 @@ pub struct Task {
     groups: Groups,
     speaker: Speaker,
     receiver: watch::Receiver<Option<Arc<Orders>>>,
-    /// Those in force.
+    /// Those in force, and what is wanted, once that is known.
     orders: Arc<Orders>,
+    wanted: Option<Wanted>,
+    /// The node among the others; `None`: nodes do not hear each other, and what is wanted is announced.
+    peers: Option<Peers>,
+    /// The node's name.
+    node: String,
     echo: bool,
     asked: mpsc::Receiver<Question>,
     /// Who claimed an address last.
@@ -60,21 +67,37 @@ struct Claimed {
 }
 
 /// A question how everything stands.
-pub type Question = oneshot::Sender<io::Result<Vec<(IpAddr, Link)>>>;
+pub type Question = oneshot::Sender<io::Result<Standings>>;
+
+/// The answer.
+#[derive(Debug)]
+pub struct Standings {
+    /// Each address on each of its links.
+    pub links: Vec<(IpAddr, Link)>,
+    /// Whether a majority stands behind this node, if nodes hear each other.
+    pub quorum: Option<bool>,
+    /// The other nodes.
+    pub nodes: Vec<layer2::Node>,
+}
 
 impl Task {
-    /// Takes over the rows that are in force.
+    /// Takes over the rows that are in force. `peers` makes the node's part among the others, from the addresses that the
+    /// kernel answers for.
     pub fn new(
+        node: &str,
         rows: Announced<KernelStore>,
         rivals: RingBuf<MapData>,
         receiver: watch::Receiver<Option<Arc<Orders>>>,
         asked: mpsc::Receiver<Question>,
         echo: bool,
+        peers: impl FnOnce(BTreeSet<IpAddr>) -> io::Result<Option<Peers>>,
     ) -> io::Result<Self> {
         let now = now();
         let left = rows.rows()?.into_iter();
         let in_force = left.filter(|(_, row)| row.until.is_none_or(|until| until > now));
-        let left = in_force.map(|(place, row)| (of_speaker(place), row.answers)).collect();
+        let left: BTreeMap<Place, bool> = in_force.map(|(place, row)| (of_speaker(place), row.answers)).collect();
+        let claims = left.iter().filter(|(_, answers)| **answers).map(|(place, _)| place.address).collect();
+        let peers = peers(claims)?;
         let mut seed = [0; 8];
         std::fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut seed))?;
         Ok(Self {
@@ -85,6 +108,9 @@ impl Task {
             speaker: Speaker::new(left, u64::from_ne_bytes(seed)),
             receiver,
             orders: Arc::default(),
+            wanted: None,
+            peers,
+            node: node.to_owned(),
             echo,
             asked,
             claims: BTreeMap::new(),
@@ -98,11 +124,24 @@ impl Task {
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wait = self.speaker.next().map_or(LATER, |next| next.saturating_sub(now()));
+            let event = async {
+                match &mut self.peers {
+                    Some(peers) => peers.next().await,
+                    None => std::future::pending().await,
+                }
+            };
             let actions = tokio::select! {
                 changed = self.receiver.changed() => match changed {
-                    Ok(()) => self.obey(),
+                    Ok(()) => {
+                        self.obey();
+                        continue;
+                    }
                     Err(_) => return,
                 },
+                event = event => {
+                    self.with_peers(|peers, claimed| peers.take(event, claimed));
+                    continue;
+                }
                 Some(rivals) = self.rivals.recv() => rivals.into_iter().flat_map(|rival| self.claimed(rival)).collect(),
                 () = sleep_until(Instant::now() + wait) => self.speaker.tick(now()),
                 Some(question) = self.asked.recv() => {
@@ -120,22 +159,68 @@ impl Task {
     }
 
     /// Takes new orders.
-    fn obey(&mut self) -> Vec<Action> {
-        let Some(orders) = self.receiver.borrow_and_update().clone() else { return Vec::new() };
-        let actions = self.speaker.want(&orders.wanted, now());
-        self.orders = orders;
-        actions
+    fn obey(&mut self) {
+        let Some(orders) = self.receiver.borrow_and_update().clone() else { return };
+        self.orders = Arc::clone(&orders);
+        if let Some(wanted) = &orders.wanted {
+            self.wanted = Some(wanted.clone());
+        }
+        if self.peers.is_none() {
+            self.speak(None);
+            return;
+        }
+        let able = orders.wanted.as_ref().map(|wanted| {
+            let able = wanted.addresses.iter().filter(|(_, links)| links.iter().any(|link| wanted.links.contains_key(link)));
+            able.map(|(address, _)| *address).collect()
+        });
+        let node = self.node.clone();
+        self.with_peers(|peers, claimed| peers.order(&orders.eligible, &node, able, claimed));
+        // Links may be others for what is claimed already.
+        if let Some(claims) = self.peers.as_ref().map(|peers| peers.claims().clone()) {
+            self.speak(Some(&claims));
+        }
+    }
+
+    /// Does something with the peers, and speaks for what is claimed whenever that is something else.
+    fn with_peers(&mut self, act: impl FnOnce(&mut Peers, &mut dyn FnMut(&BTreeSet<IpAddr>))) {
+        let Some(mut peers) = self.peers.take() else { return };
+        act(&mut peers, &mut |claims| self.speak(Some(claims)));
+        let announced: Vec<IpAddr> = peers.announced().collect();
+        self.speaker.announced_by_others(announced);
+        let said = self.said();
+        peers.say(said, &mut |claims| self.speak(Some(claims)));
+        self.peers = Some(peers);
+    }
+
+    /// What other nodes are to know.
+    fn said(&self) -> Said {
+        Said { announced: self.speaker.speaks_for(), ..self.orders.said.clone() }
+    }
+
+    /// Speaks for what is wanted, as far as it is claimed if others have a say in it. Until it is known what is wanted, what was
+    /// claimed goes on.
+    fn speak(&mut self, claims: Option<&BTreeSet<IpAddr>>) {
+        let actions = match (self.wanted.clone(), claims) {
+            (Some(wanted), None) => self.speaker.want(&wanted, now()),
+            (Some(mut wanted), Some(claims)) => {
+                wanted.addresses.retain(|address, _| claims.contains(address));
+                self.speaker.want(&wanted, now())
+            }
+            (None, Some(claims)) => self.speaker.give_up_all_but(claims),
+            (None, None) => Vec::new(),
+        };
+        self.act(actions);
     }
 
     fn claimed(&mut self, Rival { place, mac, asks }: Rival) -> Vec<Action> {
         let claim = if asks { Claim::Asks } else { Claim::Uses };
-        // This node's own links may be on one network. No other node is known here.
-        let ours: BTreeSet<Mac> = self.orders.wanted.links.values().map(|link| link.mac).collect();
+        // This node's own links may be on one network.
+        let own = self.wanted.iter().flat_map(|wanted| wanted.links.values()).map(|link| link.mac);
+        let ours: BTreeSet<Mac> = own.chain(self.peers.iter().flat_map(Peers::macs)).collect();
         self.speaker.claimed(of_speaker(place), Mac(mac), claim, &ours, now())
     }
 
-    /// How each address stands on each of its links.
-    fn standings(&self) -> io::Result<Vec<(IpAddr, Link)>> {
+    fn standings(&self) -> io::Result<Standings> {
         let (counters, now) = (self.rows.counters()?, now());
         let ago = |then: Duration| now.saturating_sub(then).as_secs();
         let standings = self.speaker.standings().map(|(place, standing, since)| {
@@ -160,7 +245,8 @@ impl Task {
             };
             (place.address, link)
         });
-        Ok(standings.collect())
+        let (quorum, nodes) = self.peers.as_ref().map(Peers::view).unzip();
+        Ok(Standings { links: standings.collect(), quorum, nodes: nodes.unwrap_or_default() })
     }
 
     fn act(&mut self, actions: Vec<Action>) {
@@ -221,7 +307,8 @@ impl Task {
     }
 
     fn put(&mut self, place: Place, answers: bool) {
-        let row = Row { answers, echo: answers && self.echo, until: Some(now() + GRACE) };
+        let quorum = self.peers.is_some();
+        let row = Row { answers, echo: answers && self.echo, quorum, until: Some(now() + GRACE) };
         if let Err(error) = self.rows.put(of_rows(place), row) {
             tracing::error!(address = %place.address, %error, "an announced address cannot be written; it is tried again");
         }

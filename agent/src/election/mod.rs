@@ -1,5 +1,7 @@
 //! The I/O of the election: what [`Candidate`] wants read and written, and until when it leads.
 
+pub mod lease;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -10,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
-use super::lease::{Candidate, Record, Step};
+use self::lease::{Candidate, Record, Step};
 
 /// How long the Lease may take to be given back at the end.
 const RELEASE: Duration = Duration::from_millis(700);

@@ -1,0 +1,412 @@
+//! The node among the others: beats and letters, what is heard, and which claims are in force.
+//!
+//! ```text
+//! orders: nodes that count, what is wanted, what is to be said ─►┐              ┌─► beats, letters ─► other nodes
+//! letters, echoes of other nodes ───────────────────────────────►├─ liveness ───┤─► LIVENESS: the kernel program
+//! GRANTS: what the kernel program noted ────────────────────────►┘   ::Agent    ├─► claims in force ─► rows
+//!                                                                               └─► Heard ─► the choice of nodes
+//! ```
+
+mod book;
+mod gateway;
+mod row;
+mod witness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use culvert_announce::hold::{self, Hold, Standing};
+use culvert_announce::liveness::wire::{Inbox, Key, Message, node_id};
+use culvert_announce::liveness::{Action, Agent, Kernel, NodeId, Said, Time, Times};
+use culvert_announce::probe::packet::Mac;
+use culvert_api::layer2;
+use culvert_dataplane::kernel::KernelStore;
+use culvert_dataplane::liveness::{Liveness, Maps};
+use nix::time::ClockId;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use self::book::Book;
+pub use self::witness::{Way, Witness};
+use crate::announcements::{Heard, Peer};
+
+/// While claims wait for grants, which come to the kernel alone, it is asked so often.
+const POLL: Duration = Duration::from_millis(5);
+/// How late the kernel may hear that its agent lives.
+const PULSE: Duration = Duration::from_secs(1);
+/// From one write of the row to the next: no program reads it for so long.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A datagram is no longer.
+const DATAGRAM: usize = 65_535;
+
+/// What the other nodes share with this one.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The key of all messages.
+    pub key: Key,
+    /// The UDP port of all nodes.
+    pub port: u16,
+}
+
+/// The node's part in deciding who may speak.
+pub struct Peers {
+    id: NodeId,
+    key: Key,
+    port: u16,
+    times: Times,
+    socket: UdpSocket,
+    maps: Maps<KernelStore>,
+    agent: Agent,
+    kernel: Kernel,
+    /// What the kernel program was told last, and when.
+    written: Option<Liveness>,
+    written_at: Time,
+    started: Time,
+    book: Book,
+    inbox: Inbox,
+    /// Number of the last letter.
+    seq: u64,
+    hold: Hold<NodeId>,
+    heard: watch::Sender<Option<Arc<Heard>>>,
+    /// Everything that the others said, as they said it last.
+    said: BTreeMap<NodeId, Arc<Said>>,
+    witness: Option<Witness>,
+    /// What went wrong last, so that it is told once.
+    problem: Option<String>,
+}
+
+/// Something has come, or it is time.
+#[derive(Debug)]
+pub enum Event {
+    /// A datagram.
+    Datagram(Vec<u8>),
+    /// [`Peers::tick`] is due.
+    Time,
+}
+
+impl Peers {
+    /// Takes part, with what an earlier agent left in the kernel: the row, and addresses that it answers for.
+    ///
+    /// # Errors
+    /// The port is taken, or a map cannot be read.
+    pub fn new(
+        name: &str,
+        settings: &Settings,
+        maps: Maps<KernelStore>,
+        claims: BTreeSet<IpAddr>,
+        heard: watch::Sender<Option<Arc<Heard>>>,
+        state: &Path,
+        witness: Option<Witness>,
+    ) -> io::Result<Self> {
+        let (id, times, now) = (node_id(name), Times::default(), clock());
+        let held = row::held(maps.read()?.filter(|row| row.id == id), claims)?;
+        let kernel = Kernel::running(id, held, times);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seq = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let nodes = kernel.electorate().parts().0.clone();
+        let agent = Agent::new(&kernel, id, nodes, seq, times, now);
+        Ok(Self {
+            id,
+            key: settings.key.clone(),
+            port: settings.port,
+            times,
+            socket: bind(settings.port)?,
+            maps,
+            agent,
+            kernel,
+            written: None,
+            written_at: Time::ZERO,
+            started: now,
+            book: Book::open(state),
+            inbox: Inbox::default(),
+            seq,
+            hold: Hold::new(hold::Times::default()),
+            heard,
+            said: BTreeMap::new(),
+            witness,
+            problem: None,
+        })
+    }
+
+    /// Waits for what is next.
+    pub async fn next(&mut self) -> Event {
+        let now = clock();
+        let mut due = self.agent.next();
+        if self.agent.waits(&self.kernel) {
+            due = due.min(now + POLL);
+        }
+        if let Some(change) = self.hold.next_change(now) {
+            due = due.min(change);
+        }
+        let mut bytes = vec![0; DATAGRAM];
+        let asked = async {
+            match &mut self.witness {
+                Some(witness) => witness.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            received = self.socket.recv_from(&mut bytes) => match received {
+                Ok((length, _)) => {
+                    bytes.truncate(length);
+                    Event::Datagram(bytes)
+                }
+                // Word of an earlier message that did not arrive, such as "port unreachable".
+                Err(_) => Event::Time,
+            },
+            () = asked => Event::Time,
+            () = sleep_until(Instant::now() + due.saturating_sub(now)) => Event::Time,
+        }
+    }
+
+    /// Does what an event asks for. `obey` is told the addresses that the kernel may answer for, whenever they are others.
+    pub fn take(&mut self, event: Event, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        if let Event::Datagram(bytes) = event {
+            self.refresh();
+            let actions = self.read(&bytes);
+            self.perform(actions, obey);
+        }
+        self.tick(obey);
+    }
+
+    /// Takes orders: the nodes that count with their addresses, and what this one wants; `None`: what is claimed goes on.
+    pub fn order(
+        &mut self,
+        eligible: &BTreeMap<String, Vec<IpAddr>>,
+        name: &str,
+        wanted: Option<BTreeSet<IpAddr>>,
+        obey: &mut dyn FnMut(&BTreeSet<IpAddr>),
+    ) {
+        let now = clock();
+        self.book.write(eligible);
+        let alone = eligible.is_empty().then(|| node_id(name));
+        let nodes = eligible.keys().map(|name| node_id(name)).chain(alone).collect();
+        self.agent.elect(nodes, now);
+        if let Some(wanted) = wanted {
+            self.agent.want(wanted);
+        }
+        self.tick(obey);
+    }
+
+    /// Says something of this node to the others, if it is news to them.
+    pub fn say(&mut self, said: Said, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        let actions = self.agent.say(said, clock());
+        self.perform(actions, obey);
+    }
+
+    /// Addresses that the kernel may answer for.
+    pub fn claims(&self) -> &BTreeSet<IpAddr> {
+        self.kernel.claims()
+    }
+
+    /// Whether a majority stands behind this node, and the others.
+    pub fn view(&self) -> (bool, Vec<layer2::Node>) {
+        let now = clock();
+        let (alive, holders) = (self.agent.alive(now), self.agent.holders());
+        let others = self.agent.electorate().nodes(now).into_iter().filter(|id| *id != self.id);
+        let node = |id: NodeId| {
+            let heard = self.agent.heard(id).map(|heard| now.saturating_sub(heard));
+            layer2::Node {
+                name: self.book.name(id).to_owned(),
+                alive: alive.contains(&id),
+                heard_milliseconds_ago: heard.and_then(|ago| u64::try_from(ago.as_millis()).ok()),
+                held_down: matches!(self.hold.standing(&id, now), Standing::Held(_)),
+                drained: self.said.get(&id).is_some_and(|said| said.drained),
+                addresses: holders.values().filter(|holder| **holder == id).count() as u64,
+            }
+        };
+        let mut nodes: Vec<_> = others.map(node).collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        (self.kernel.is_quorate(self.kernel.version(), now), nodes)
+    }
+
+    /// MACs of all nodes that were ever heard.
+    pub fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.said.values().flat_map(|said| said.links.values()).map(|link| link.mac)
+    }
+
+    /// Addresses that other nodes announce, or did when they were heard last.
+    pub fn announced(&self) -> impl Iterator<Item = IpAddr> {
+        self.said.values().flat_map(|said| &said.announced).copied()
+    }
+
+    fn tick(&mut self, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        self.refresh();
+        let now = clock();
+        self.kernel.agent_lives(now);
+        self.ask_witness(now);
+        let actions = self.agent.tick(&self.kernel, now);
+        self.perform(actions, obey);
+        self.tell_kernel(false);
+        self.publish(now);
+    }
+
+    /// Reads what was granted.
+    fn refresh(&mut self) {
+        match self.maps.grants() {
+            Ok(grants) => self.kernel.note(row::grants(grants)),
+            Err(error) => self.complain(format!("grants cannot be read: {error}")),
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Vec<Action> {
+        let now = clock();
+        match Message::decode(bytes, &self.key) {
+            Ok(Message::Echo(echo)) => {
+                self.agent.echo(&echo, now);
+                Vec::new()
+            }
+            Ok(Message::Letter { from, to, seq, letter }) if to == self.id && self.inbox.accept(from, seq) => {
+                self.agent.letter(from, letter, &self.kernel, now)
+            }
+            // What is for another node, or came before; and a beat, which the kernel program would have taken: it is not hooked yet.
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                self.complain(format!("a message of another node is refused: {error}"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        for action in actions {
+            match action {
+                Action::Beat(beat) => self.send(beat.to, &Message::Beat(beat)),
+                Action::Letter { to, letter } => {
+                    self.seq += 1;
+                    self.send(to, &Message::Letter { from: self.id, to, seq: self.seq, letter });
+                }
+                Action::Activate { version, claims } => {
+                    // No row goes before its version: an earlier grant does not cover it.
+                    self.kernel.activate(version, claims);
+                    self.tell_kernel(true);
+                    obey(self.kernel.claims());
+                }
+                Action::Retire(addresses) => {
+                    self.kernel.retire(&addresses);
+                    obey(self.kernel.claims());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: &Message) {
+        let Some(address) = self.book.address(to) else { return };
+        let sent = message.encode(&self.key).map_err(io::Error::other).and_then(|bytes| {
+            let address = of_socket(&self.socket, SocketAddr::new(address, self.port));
+            self.socket.try_send_to(&bytes, address)
+        });
+        if let Err(error) = sent {
+            self.complain(format!("a message to node {} is not sent: {error}", self.book.name(to)));
+        }
+    }
+
+    /// Writes the row, if the kernel is to hear something else or has not heard for a while.
+    fn tell_kernel(&mut self, at_once: bool) {
+        self.kernel.set_electorate(self.agent.electorate().clone());
+        let row = row::of(self.id, &self.kernel, self.times, self.key.states());
+        let last = self.written.as_ref();
+        let is_news = last.is_none_or(|last| Liveness { agent_until: row.agent_until, ..last.clone() } != row);
+        let now = clock();
+        if !at_once && !is_news && now < self.written_at + PULSE {
+            return;
+        }
+        if let Some(wait) = (self.written_at + PAUSE).checked_sub(now).filter(|wait| !wait.is_zero()) {
+            std::thread::sleep(wait);
+        }
+        match self.maps.write(&row) {
+            Ok(()) => self.written = Some(row),
+            Err(error) => self.complain(format!("the kernel cannot be told who counts: {error}")),
+        }
+        self.written_at = clock();
+    }
+
+    fn ask_witness(&mut self, now: Time) {
+        let Some(witness) = &mut self.witness else { return };
+        let needed = self.kernel.needs_witness(now);
+        if needed {
+            self.kernel.set_witness(witness.until());
+            witness.ask(true);
+        } else if witness.is_asked() {
+            // First this node does without, then it lets go.
+            self.kernel.set_witness(now);
+            self.tell_kernel(true);
+            if let Some(witness) = &mut self.witness {
+                witness.ask(false);
+            }
+        }
+    }
+
+    /// Tells the main loop what is heard, once enough is.
+    fn publish(&mut self, now: Time) {
+        let alive = self.agent.alive(now);
+        for id in &alive {
+            self.hold.observe(*id, true, now);
+        }
+        for id in self.said.keys().filter(|id| !alive.contains(id)) {
+            self.hold.observe(*id, false, now);
+        }
+        for (id, said) in self.agent.said(now) {
+            if self.said.get(&id).is_none_or(|known| **known != *said) {
+                self.said.insert(id, Arc::new(said.clone()));
+            }
+        }
+        if !self.agent.knows_all(now) && now < self.started + self.times.silence {
+            return;
+        }
+        let peer = |id: &NodeId| {
+            let said = Arc::clone(self.said.get(id)?);
+            let held_down = matches!(self.hold.standing(id, now), Standing::Held(_));
+            Some((self.book.name(*id).to_owned(), Peer { held_down, said }))
+        };
+        let nodes = alive.iter().filter_map(peer).collect();
+        let holders = self.agent.holders().into_iter();
+        let holders = holders.map(|(address, id)| (address, self.book.name(id).to_owned())).collect();
+        let heard = Heard { nodes, holders };
+        self.heard.send_if_modified(|last| {
+            let changed = last.as_deref() != Some(&heard);
+            if changed {
+                *last = Some(Arc::new(heard));
+            }
+            changed
+        });
+    }
+
+    /// Logs what went wrong, unless it was said last.
+    fn complain(&mut self, problem: String) {
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!("layer 2: {problem}");
+            self.problem = Some(problem);
+        }
+    }
+}
+
+/// The clock of stamps: it goes on while the machine is suspended.
+pub fn clock() -> Time {
+    nix::time::clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Listens for both families, or for IPv4 alone where there is no other.
+fn bind(port: u16) -> io::Result<UdpSocket> {
+    let v6 = std::net::UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, port));
+    let socket = match v6 {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        Err(_) => std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, port))?,
+        Ok(socket) => socket,
+    };
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+/// An address as the socket's family takes it.
+fn of_socket(socket: &UdpSocket, to: SocketAddr) -> SocketAddr {
+    match (socket.local_addr(), to.ip()) {
+        (Ok(SocketAddr::V6(_)), IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+        _ => to,
+    }
+}

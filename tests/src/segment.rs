@@ -1,0 +1,183 @@
+//! Some nodes on one network, a router, and a client behind it: where addresses move from node to node.
+//!
+//! ```text
+//!  client ──── router ──── fabric (bridge) ─┬── n1, n2, ...   198.51.100.(10 + N)
+//!  192.0.2.10  .1   .1     198.51.100.0/24  └── server        198.51.100.50, the endpoint of all Services
+//! ```
+//!
+//! The server is on no node, so that it lives whichever node fails.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Options};
+use crate::manifests::{Manifests, Service};
+use crate::matrix::{PORT, TARGET};
+use crate::place::{Family, Place};
+use crate::scope::Scope;
+use crate::topology::{Node, quiet_ipv6};
+use crate::traffic::{Protocol, Server};
+
+/// The network. Everything in it ends with it.
+#[derive(Debug)]
+pub struct Segment {
+    /// Behind the router.
+    pub client: Place,
+    /// Between the client and the nodes.
+    pub router: Place,
+    /// The bridge that the router, the server and the nodes are ports of; and one that only cut-off nodes are ports of.
+    pub fabric: Place,
+    /// The endpoint.
+    pub server: Place,
+    /// The nodes n1, n2, ...
+    pub nodes: Vec<Node>,
+    /// The folder that the agents watch.
+    pub manifests: Manifests,
+    /// The key that the nodes share.
+    pub key: PathBuf,
+    _server: Server,
+    _scope: Scope,
+}
+
+/// The address of a number on the nodes' network: `198.51.100.N` and `2001:db8:2::N`.
+pub fn near(family: Family, n: u8) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from([198, 51, 100, n]),
+        Family::V6 => {
+            let n = u16::from(n);
+            IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10])
+        }
+    }
+}
+
+impl Segment {
+    /// Builds the network with some nodes, and a pool of the numbers from 100 on that is announced everywhere.
+    pub fn new(count: u8) -> Result<Self> {
+        let scope = Scope::open()?;
+        let logs = scope.directory("logs")?;
+        let outside = scope.cgroup("out")?;
+        let place = |name: &str, v4: [u8; 4], v6: &str| -> Result<Place> {
+            Ok(Place::new(name, scope.netns(name)?, &outside, &logs, v4.into(), v6.parse()?))
+        };
+        let client = place("client", [192, 0, 2, 10], "2001:db8:1::10")?;
+        let router = place("router", [198, 51, 100, 1], "2001:db8:2::1")?;
+        let fabric = place("fabric", [0; 4], "::")?;
+        let server = place("server", [198, 51, 100, 50], "2001:db8:2::50")?;
+        let nodes = (1..=count).map(|number| Node::new(&scope, &logs, number)).collect::<Result<Vec<_>>>()?;
+        let manifests = Manifests::new(scope.directory("manifests")?, scope.directory("staging")?);
+        let key = scope.dir().join("key");
+        std::fs::write(&key, "a key that all nodes of the test share")?;
+        wire(&client, &router, &fabric, &server, &nodes)?;
+        for node in &nodes {
+            manifests.node(node.name(), &[node.host.ip(Family::V4), node.host.ip(Family::V6)])?;
+        }
+        manifests.write("addresses", &pool())?;
+        let served = Server::start(&server, &[(Protocol::Tcp, TARGET), (Protocol::Udp, TARGET)])?;
+        Ok(Self { client, router, fabric, server, nodes, manifests, key, _server: served, _scope: scope })
+    }
+
+    /// Adds Services, which get addresses of the pool.
+    pub fn services(&self, count: u8) -> Result<()> {
+        (1..=count).try_for_each(|n| {
+            let service = Service::new(&format!("s{n}"), n).with("type", json!("LoadBalancer"));
+            let service = service.port("TCP", PORT, TARGET).port("UDP", PORT, TARGET);
+            self.manifests.apply(&service.ready("elsewhere", &self.server))
+        })
+    }
+
+    /// Starts an agent on a node (from 0) that hears the others.
+    pub fn start(&self, node: usize, options: &Options) -> Result<Agent> {
+        let mut options = options.clone();
+        options.flags.extend(["--layer2-key-file".to_owned(), self.key.display().to_string()]);
+        Agent::start_on(self.nodes.get(node).context("no such node")?, &self.manifests, &options, "api")
+    }
+
+    /// Starts an agent on each node.
+    pub fn start_all(&self, options: &Options) -> Result<Vec<Agent>> {
+        let mut agents = (0..self.nodes.len()).map(|node| self.start(node, options)).collect::<Result<Vec<_>>>()?;
+        agents.iter_mut().try_for_each(Agent::ready)?;
+        Ok(agents)
+    }
+
+    /// Drops everything to and from a node (from 0) at the bridge, which leaves its link the carrier; or lets it through again.
+    pub fn cut(&self, node: usize, cut: bool) -> Result<()> {
+        let state = if cut { 0 } else { 3 };
+        self.fabric.ip_batch(&format!("link set n{} type bridge_slave state {state}\n", node + 1))
+    }
+
+    /// Moves a node (from 0) to the network of those that reach only each other, or back.
+    pub fn part(&self, node: usize, apart: bool) -> Result<()> {
+        let bridge = if apart { "br1" } else { "br0" };
+        self.fabric.ip_batch(&format!("link set n{} master {bridge} up\n", node + 1))
+    }
+
+    /// The nodes (from 0) whose kernels answer to ARP for an address of IPv4, one for each answer to two requests.
+    pub fn answering(&self, from: &Place, to: IpAddr) -> Result<Vec<usize>> {
+        let line = format!("arping -b -c 2 -w 1 -I eth0 {to}");
+        let said = from.run(|| Ok(crate::shell::split(&line).output()?))?;
+        let said = String::from_utf8_lossy(&said.stdout).to_lowercase();
+        let macs = self.nodes.iter().map(|node| mac(&node.host)).collect::<Result<Vec<_>>>()?;
+        let replies = said.lines().filter(|line| line.contains("reply from"));
+        Ok(replies.filter_map(|line| macs.iter().position(|mac| line.contains(mac))).collect())
+    }
+}
+
+/// The MAC of a place's `eth0`.
+pub fn mac(place: &Place) -> Result<String> {
+    let links: Value = serde_json::from_str(&place.sh("ip -j link show dev eth0")?)?;
+    let mac = links.get(0).and_then(|link| link["address"].as_str()).context("no link address")?;
+    Ok(mac.to_owned())
+}
+
+fn pool() -> String {
+    let ranges = Family::BOTH.map(|family| format!("{}-{}", near(family, 100), near(family, 249)));
+    let object = |kind: &str, spec: Value| {
+        let metadata = json!({"name": "main", "namespace": "metallb-system"});
+        json!({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec}).to_string()
+    };
+    let pool = object("IPAddressPool", json!({"addresses": ranges}));
+    format!("{pool}\n---\n{}\n", object("L2Advertisement", json!({})))
+}
+
+fn wire(client: &Place, router: &Place, fabric: &Place, server: &Place, nodes: &[Node]) -> Result<()> {
+    let hosts = || nodes.iter().map(|node| &node.host);
+    for place in [client, router, fabric, server].into_iter().chain(hosts()) {
+        quiet_ipv6(place)?;
+    }
+    for place in std::iter::once(router).chain(hosts()) {
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            place.sysctl(setting, "1")?;
+        }
+    }
+    let bridge = "type bridge forward_delay 0 mcast_snooping 0";
+    let mut lines = format!("link add br0 {bridge}\nlink set br0 up\nlink add br1 {bridge}\nlink set br1 up\n");
+    for place in [router, server].into_iter().chain(hosts()) {
+        let port = place.name();
+        writeln!(lines, "link add {port} type veth peer name eth0 netns {}", place.netns())?;
+        writeln!(lines, "link set {port} master br0 up")?;
+    }
+    fabric.ip_batch(&lines)?;
+    for place in [router, server].into_iter().chain(hosts()) {
+        place.ip_batch(&format!(
+            "link set lo up\nlink set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n",
+            place.v4(),
+            place.v6()
+        ))?;
+    }
+    for place in std::iter::once(server).chain(hosts()) {
+        place.ip_batch("route add default via 198.51.100.1\nroute add default via 2001:db8:2::1\n")?;
+    }
+    router.ip_batch(&format!(
+        "link add eth1 type veth peer name eth0 netns {}\nlink set eth1 up\n\
+         addr add 192.0.2.1/24 dev eth1\naddr add 2001:db8:1::1/64 dev eth1 nodad\n",
+        client.netns()
+    ))?;
+    client.ip_batch(
+        "link set lo up\nlink set eth0 up\naddr add 192.0.2.10/24 dev eth0\naddr add 2001:db8:1::10/64 dev eth0 nodad\n\
+         route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n",
+    )
+}
