@@ -1,12 +1,12 @@
 //! Ingress: the destination changes. A frontend becomes a backend, a translated source becomes its client again.
 
-use culvert_abi::{Reason, V4, V6, address, flow, hook, proto, role};
+use culvert_abi::{Reason, V4, V6, address, flow, hook, program, proto, role};
 
 use crate::{
     admit, announce, bridge, clock, count,
     flow::{backend_lives, closed, end, establish, expired, find, mark},
     fragment, lookup,
-    maps::config,
+    maps::{self, config},
     nat,
     outcome::Outcome,
     packet::{Packet, signal},
@@ -41,11 +41,9 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
             return answered;
         }
     }
-    if announces::<HOOK, L3>() && config::beat_port() != 0 && packet.header.next() == proto::UDP {
-        let answered = announce::beat(skb, packet);
-        if answered != NEXT {
-            return answered;
-        }
+    if announces::<HOOK, L3>() && announce::is_beat(skb, packet) {
+        skb.continue_with(&maps::PROGRAMS, program::BEAT);
+        return NEXT;
     }
     let outcome = decide::<W, HOOK, L3>(skb, packet);
     if outcome == Outcome::LEAVE {

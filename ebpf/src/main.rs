@@ -80,6 +80,12 @@ pub fn node_egress_l3(ctx: TcContext) -> i32 {
     egress::run::<{ hook::NODE_EGRESS }, BARE>(Skb::new(&ctx))
 }
 
+/// Called by `node_ingress` alone, as the end of its work on a packet.
+#[classifier]
+pub fn node_beat(ctx: TcContext) -> i32 {
+    announce::beat(Skb::new(&ctx))
+}
+
 /// Nothing panics: the build refuses an object with a call to this.
 #[cfg(not(test))]
 #[panic_handler]

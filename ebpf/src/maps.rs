@@ -8,12 +8,12 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie},
 };
 use culvert_abi::{
     Affinity, AffinityKey, Announced, AnnouncedCounters, AnnouncedKey, Backend, BackendCounters, BeatCounters, Config,
     Datagram, DatagramKey, Event, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, Grant, Link, Liveness,
-    PAGE_UNITS, Reason, Rival, ServiceCounters, Socket, V4, V6,
+    PAGE_UNITS, Reason, Rival, ServiceCounters, Socket, V4, V6, program,
 };
 
 // Hash maps that the agent fills take memory as they fill; what the programs fill (LRU) is always allocated whole.
@@ -137,6 +137,10 @@ pub static FLOOR: Array<u64> = Array::with_max_entries(1, 0);
 /// What became of beats.
 #[map]
 pub static BEATS: PerCpuArray<BeatCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where `node_ingress` goes on with packets whose handling the verifier is to see apart: [`culvert_abi::program`].
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(program::COUNT, 0);
 
 /// What connected sockets asked for and got; the kernel frees a row with its socket.
 #[btf_map]

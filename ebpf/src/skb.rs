@@ -12,6 +12,7 @@ use aya_ebpf::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_sk_fullsock, bpf_skb_adjust_room,
         bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
+    maps::ProgramArray,
     programs::TcContext,
 };
 
@@ -173,6 +174,13 @@ impl Skb {
     pub fn turn_back(self, flags: u32) -> i32 {
         // SAFETY: a plain helper call.
         unsafe { bpf_redirect(self.ifindex(), u64::from(flags)) as i32 }
+    }
+
+    /// Goes on with another program, and does not return; it does where there is none.
+    #[inline(always)]
+    pub fn continue_with(self, programs: &ProgramArray, index: u32) {
+        // SAFETY: nothing here waits to be dropped.
+        unsafe { programs.tail_call(&self.context(), index) };
     }
 
     /// Whether the packet still carries the socket that sent it.

@@ -58,7 +58,7 @@ fn links_are_told_apart_hooked_and_left_without_a_trace() -> Result<()> {
 fn hooks_outlive_the_agent_and_its_successor_takes_them_over() -> Result<()> {
     for &method in methods() {
         let node = Node::new()?;
-        let mut programs = Vec::new();
+        let (mut programs, mut beats) = (Vec::new(), Vec::new());
         for start in 0..2 {
             let seen = node.host.block_on(async || {
                 let mut plane = Dataplane::open(node.options(method))?;
@@ -70,7 +70,11 @@ fn hooks_outlive_the_agent_and_its_successor_takes_them_over() -> Result<()> {
                 beside(plane.links, async || report(&mut plane.report, |report| report.links.len() == 3).await).await
             })?;
             programs.push(seen.links.clone());
+            // What they go on with is there while no agent is.
+            let map = node.bpffs.join("culvert/v1/maps/PROGRAMS");
+            beats.push(sh(&format!("bpftool --json map lookup pinned {} key 0 0 0 0", map.display()))?);
         }
+        ensure!(beats[0].contains("value") && beats[0] != beats[1], "{beats:?}");
         let [first, second] = &programs[..] else { unreachable!() };
         for (first, second) in first.iter().zip(second) {
             ensure!(first.wanted == second.wanted, "{first:?} became {second:?}");

@@ -120,7 +120,7 @@ pub fn footprint(shape: Shape, cpus: u64) -> Footprint {
     let (rows, key, value) = (u64::from(shape.rows), u64::from(shape.key), u64::from(shape.value));
     let up8 = |bytes: u64| bytes.next_multiple_of(8);
     let fixed = |bytes: u64| Footprint { empty: bytes, full: bytes };
-    if shape.is(bpf_map_type::BPF_MAP_TYPE_ARRAY) {
+    if shape.is(bpf_map_type::BPF_MAP_TYPE_ARRAY) || shape.is(bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY) {
         return fixed(rows * up8(value));
     }
     if shape.per_cpu() {

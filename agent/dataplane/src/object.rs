@@ -10,12 +10,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{MapData, RingBuf},
+    maps::{MapData, MapError, ProgramArray, RingBuf},
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
 use aya_obj::{Object as Elf, generated::bpf_map_type};
-use culvert_abi::{Config, config};
+use culvert_abi::{Config, config, program};
 use log::Log;
 
 use crate::{
@@ -35,12 +35,15 @@ pub const PACKET_PROGRAMS: [&str; 6] =
 pub const SOCKET_PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
+/// The programs that other programs go on with, and their rows in `PROGRAMS`.
+pub const CONTINUATIONS: [(&str, u32); program::COUNT as usize] = [("node_beat", program::BEAT)];
+
 /// The flow maps, whose rows the programs write and no other source can give back. Each has a twin with the prefix
 /// `PREVIOUS_` in the object.
 pub const FLOWS: [&str; 4] = ["FLOWS_NEW_V4", "FLOWS_NEW_V6", "FLOWS_V4", "FLOWS_V6"];
 
 /// The other maps that outlive a load of the object. All others are the programs' own scratch.
-const PINNED: [&str; 28] = [
+const PINNED: [&str; 29] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FRONTENDS_V4",
@@ -69,7 +72,10 @@ const PINNED: [&str; 28] = [
     "GRANTS",
     "FLOOR",
     "BEATS",
+    PROGRAMS,
 ];
+/// Pinned because the kernel empties it when no process and no pin holds it any more, though programs do.
+const PROGRAMS: &str = "PROGRAMS";
 /// The ring buffers: of samples, and of hosts that use announced addresses.
 const EVENTS: &str = "EVENTS";
 const RIVALS: &str = "RIVALS";
@@ -151,6 +157,7 @@ impl Object {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
         load_common(&mut ebpf)?;
+        connect(&mut ebpf)?;
         Ok(Self { ebpf: Mutex::new(ebpf) })
     }
 
@@ -208,7 +215,9 @@ impl Log for ToTracing {
 
 /// Loads all programs but the rare ones, [`LOADERS`] at a time.
 fn load_common(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let wanted = |name: &str| PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS).find(|program| *program == name);
+    let hooked = PACKET_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS);
+    let all: Vec<&'static str> = hooked.chain(CONTINUATIONS.map(|(name, _)| name)).collect();
+    let wanted = |name: &str| all.iter().copied().find(|program| *program == name);
     let programs = ebpf.programs_mut().filter_map(|(name, program)| Some((wanted(name)?, program)));
     let queue = Mutex::new(programs.filter(|(name, _)| !RARE.contains(name)));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -222,6 +231,20 @@ fn load_common(ebpf: &mut Ebpf) -> Result<(), Error> {
         let loaders: Vec<_> = (0..LOADERS).map(|_| scope.spawn(work)).collect();
         loaders.into_iter().try_for_each(|loader| loader.join().unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
+}
+
+/// Lets programs go on with [`CONTINUATIONS`], which are loaded. Those of an earlier agent do so too from here on.
+pub fn connect(ebpf: &mut Ebpf) -> Result<(), Error> {
+    for (name, row) in CONTINUATIONS {
+        let program = ebpf.program(name).ok_or(Error::NoProgram(name))?;
+        let failed = |source| Error::Program { name, source: Box::new(source) };
+        let program = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)?;
+        let map = ebpf.map_mut(PROGRAMS).ok_or_else(|| Error::NoMap(PROGRAMS.to_owned()))?;
+        let failed = |source: MapError| Error::Program { name, source: Box::new(source.into()) };
+        let mut programs = ProgramArray::try_from(map).map_err(failed)?;
+        programs.set(row, &program, 0).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {

@@ -85,6 +85,14 @@ plain! {
     }
 }
 
+/// Rows of `PROGRAMS` (a program array): where `node_ingress` goes on.
+pub mod program {
+    /// Beats: `node_beat`.
+    pub const BEAT: u32 = 0;
+    /// How many there are.
+    pub const COUNT: u32 = 1;
+}
+
 /// The sizes of a beat and of its echo.
 pub mod beat {
     /// Bytes before the tag.

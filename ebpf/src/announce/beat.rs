@@ -9,7 +9,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use culvert_abi::{BeatCounters, Grant, Liveness, beat, proto};
+use culvert_abi::{BeatCounters, Grant, Liveness, V4, V6, beat, proto};
 
 use super::{
     Mac, echo, is_group, quorum,
@@ -50,12 +50,14 @@ static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 struct Work {
     hash: Hash,
     /// What came.
-    beat: Message,
+    came: Message,
     tag: Tag,
+    beat: Beat,
     /// What goes.
-    echo: Message,
+    goes: Message,
     /// What its sender granted before.
     grant: Grant,
+    now: u64,
     /// Not zero: this node's agent is away.
     mute: u64,
 }
@@ -73,8 +75,10 @@ enum Taken {
 }
 
 /// Numbers of a beat.
+#[repr(C)]
 struct Beat {
-    grants: bool,
+    /// Not zero: it grants.
+    grants: u64,
     from: u64,
     to: u64,
     seq: u64,
@@ -83,11 +87,33 @@ struct Beat {
     version: u64,
 }
 
-/// Takes a datagram that is a beat, and answers it in its place. [`NEXT`]: it is none, or has no effect.
-///
-/// Which of the node's addresses it goes to does not matter: a beat says for which node it is.
+/// Whether a packet is the business of the program for beats. To UDP packets that are not, it costs a read and a comparison.
 #[inline(always)]
-pub fn beat<const W: usize>(skb: Skb, packet: &Packet<W>) -> i32 {
+pub fn is_one<const W: usize>(skb: Skb, packet: &Packet<W>) -> bool {
+    config::beat_port() != 0 && packet.header.next() == proto::UDP && begins_as_one(skb, ETHERNET + Header::<W>::SIZE)
+}
+
+#[inline(never)]
+fn begins_as_one(skb: Skb, udp: u32) -> bool {
+    let Some([_, port, length, _, magic, kind]) = skb.load::<[u16; 6]>(udp) else { return false };
+    let begins = u32::from(u16::from_be(magic)) << 16 | u32::from(u16::from_be(kind));
+    port == config::beat_port() && length == DATAGRAM.to_be() && begins & !FLAG == BEAT
+}
+
+/// The program for beats: takes a packet that is one, and answers it in its place.
+#[inline(always)]
+pub fn beat(skb: Skb) -> i32 {
+    match verdict::family(skb) {
+        Some(V4) => family::<V4>(skb),
+        Some(_) => family::<V6>(skb),
+        None => NEXT,
+    }
+}
+
+/// Which of the node's addresses a beat goes to does not matter: it says for which node it is.
+#[inline(never)]
+fn family<const W: usize>(skb: Skb) -> i32 {
+    let Some(packet) = Packet::<W>::read(skb, ETHERNET) else { return NEXT };
     let udp = ETHERNET + Header::<W>::SIZE;
     let Some([source, destination, length]) = skb.load::<[u16; 3]>(udp) else { return NEXT };
     if destination != config::beat_port() || length != DATAGRAM.to_be() || !is_whole(packet) {
@@ -125,11 +151,7 @@ pub fn beat<const W: usize>(skb: Skb, packet: &Packet<W>) -> i32 {
 #[inline(always)]
 fn is_whole<const W: usize>(packet: &Packet<W>) -> bool {
     let header = &packet.header;
-    let length = if W == culvert_abi::V4 {
-        (header.word(0) & 0xffff).wrapping_sub(Header::<W>::SIZE)
-    } else {
-        header.word(1) >> 16
-    };
+    let length = if W == V4 { (header.word(0) & 0xffff).wrapping_sub(Header::<W>::SIZE) } else { header.word(1) >> 16 };
     echo::is_plain(packet) && header.next() == proto::UDP && length == u32::from(DATAGRAM)
 }
 
@@ -141,58 +163,98 @@ fn take(skb: Skb, udp: u32) -> Taken {
     };
     // SAFETY: this CPU's own row, and one program at a time runs on it for a packet.
     let work = unsafe { &mut *work };
-    // SAFETY: a message has room for a header.
-    if !unsafe { skb.load_to(udp + UDP, work.beat.as_mut_ptr().cast(), HEADER) } {
+    if !read(skb, udp, work) {
         return Taken::Not;
     }
-    let Some(tag) = skb.load::<Tag>(udp + UDP + HEADER) else { return Taken::Not };
-    work.tag = tag;
-    pad(&mut work.beat);
-    work.hash.block = work.beat.map(u32::from_be);
-    let Some(beat) = Beat::read(&work.hash.block) else { return Taken::Not };
-    let now = clock::boot_nanoseconds();
-    // SAFETY: plain words of a row, which are read at once.
-    let known = unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| now < *until);
-    // SAFETY: likewise.
-    let grant = unsafe { maps::GRANTS.get(beat.from) };
-    if beat.to != live.id || beat.from == live.id || !known || grant.is_some_and(|grant| grant.seen >= beat.seq) {
+    if !is_heard(work, live) {
         count(|counters| counters.ignored += 1);
         return Taken::Not;
     }
-    work.grant = grant.copied().unwrap_or(Grant { seen: 0, stamp: 0, version: 0 });
     sha256::tag(&mut work.hash, &live.inner, &live.outer);
     if difference(&work.hash, &work.tag) != 0 {
         count(|counters| counters.refused += 1);
         return Taken::Not;
     }
-    work.mute = u64::from(now >= live.agent_until);
-    if !note(&beat, &mut work.grant, live, floor, now, work.mute != 0) {
+    work.mute = u64::from(work.now >= live.agent_until);
+    if !note(work, live, floor) {
         return Taken::Not;
     }
     count(|counters| counters.echoed += 1);
-    beat.write_echo(live, now, work.mute, &mut work.hash.block);
-    work.echo = work.hash.block.map(u32::to_be);
+    write_echo(work, live);
     sha256::tag(&mut work.hash, &live.inner, &live.outer);
     if send(skb, udp, work) { Taken::Echoed } else { Taken::Broken }
+}
+
+/// Reads the beat, if it is one.
+#[inline(never)]
+fn read(skb: Skb, udp: u32, work: &mut Work) -> bool {
+    // SAFETY: a message has room for a header.
+    if !unsafe { skb.load_to(udp + UDP, work.came.as_mut_ptr().cast(), HEADER) } {
+        return false;
+    }
+    let Some(tag) = skb.load::<Tag>(udp + UDP + HEADER) else { return false };
+    work.tag = tag;
+    pad(&mut work.came);
+    turn(&work.came, &mut work.hash.block);
+    let block = &work.hash.block;
+    let (kind, count) = (block[0], block[1] >> 16);
+    if kind & !FLAG != BEAT || count != 0 {
+        return false;
+    }
+    work.beat.grants = u64::from(kind & FLAG);
+    work.beat.from = number(block, 0);
+    work.beat.to = number(block, 1);
+    work.beat.seq = number(block, 2);
+    work.beat.time = number(block, 3);
+    work.beat.boot = number(block, 4);
+    work.beat.version = number(block, 5);
+    work.now = clock::boot_nanoseconds();
+    true
+}
+
+/// Number `i` of a message.
+#[inline(always)]
+fn number(block: &Block, i: usize) -> u64 {
+    let [first, second, third] = core::array::from_fn(|k| u64::from(block[1 + 2 * i + k]));
+    first << 48 | second << 16 | third >> 16
+}
+
+/// Whether a beat is for this node, of another that counts, and newer than all before. Then `work.grant` is what was
+/// granted before.
+#[inline(never)]
+fn is_heard(work: &mut Work, live: &Liveness) -> bool {
+    let beat = &work.beat;
+    if beat.to != live.id || beat.from == live.id {
+        return false;
+    }
+    // SAFETY: a plain word, which is read at once.
+    if !unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| work.now < *until) {
+        return false;
+    }
+    // SAFETY: plain words of a row, which are read at once.
+    let grant = unsafe { maps::GRANTS.get(beat.from) }.copied();
+    work.grant = grant.unwrap_or(Grant::zeroed());
+    grant.is_none_or(|grant| grant.seen < beat.seq)
 }
 
 /// Notes what a beat grants. `false`: it could not be, and so is not to be answered.
 ///
 /// Two beats of one node on two CPUs may both be newer than what is there. Then either is as good: a stamp that is too low
 /// ends the lease too early, and the versions that a node grants never go down.
-#[inline(always)]
-fn note(beat: &Beat, grant: &mut Grant, live: &Liveness, floor: *mut u64, now: u64, mute: bool) -> bool {
+#[inline(never)]
+fn note(work: &mut Work, live: &Liveness, floor: *mut u64) -> bool {
+    let Work { beat, grant, now, mute, .. } = work;
     // SAFETY: a row that is never freed, and an aligned word, which is read whole.
     let mut lowest = unsafe { floor.read_volatile() };
-    if mute && lowest < now {
+    if *mute != 0 && lowest < *now {
         // Who hears that this node is mute withdraws its support at once, so none may be left.
         // SAFETY: likewise.
-        if !unsafe { replace(floor, lowest, now) } {
+        if !unsafe { replace(floor, lowest, *now) } {
             return false;
         }
-        lowest = now;
+        lowest = *now;
     }
-    if beat.grants && beat.boot == live.boot && lowest < beat.time && beat.time <= now {
+    if beat.grants != 0 && beat.boot == live.boot && lowest < beat.time && beat.time <= *now {
         grant.stamp = grant.stamp.max(beat.time);
         grant.version = beat.version;
     }
@@ -217,15 +279,40 @@ unsafe fn replace(word: *mut u64, old: u64, new: u64) -> bool {
     found == old
 }
 
-/// Writes the echo, and makes the checksum fit.
-#[inline(always)]
+/// Makes the echo, as a block and as it lies in a packet.
+#[inline(never)]
+fn write_echo(work: &mut Work, live: &Liveness) {
+    let Work { hash: Hash { block, .. }, beat, .. } = work;
+    block[0] = ECHO | work.mute as u32 & FLAG;
+    let mut before = 0;
+    for (i, number) in [live.id, beat.from, beat.seq, work.now, live.boot, 0].into_iter().enumerate() {
+        block[1 + 2 * i] = before << 16 | (number >> 48) as u32;
+        block[2 + 2 * i] = (number >> 16) as u32;
+        before = number as u32;
+    }
+    block[13] = before << 16 | u32::from(END) << 8;
+    block[14] = 0;
+    block[15] = sha256::length(HEADER);
+    turn(&work.hash.block, &mut work.goes);
+}
+
+/// Writes the echo in the beat's place, and makes the checksum fit.
+#[inline(never)]
 fn send(skb: Skb, udp: u32, work: &Work) -> bool {
     let [a, b, c, d, ..] = work.hash.state;
     let tag: Tag = [a, b, c, d].map(u32::to_be);
-    let diff = Diff::NONE.words(&work.beat, &work.echo).words(&work.tag, &tag);
+    let diff = Diff::NONE.words(&work.came, &work.goes).words(&work.tag, &tag);
     // SAFETY: a message has a header's bytes.
-    let written = unsafe { skb.store_covered(udp + UDP, work.echo.as_ptr().cast(), HEADER) };
+    let written = unsafe { skb.store_covered(udp + UDP, work.goes.as_ptr().cast(), HEADER) };
     written && skb.store(udp + UDP + HEADER, &tag) && skb.update_checksum(udp + CHECK, diff, Cover::Body, true)
+}
+
+/// From the order of bytes in a packet to the host's, or back. In place of an array's `map`, which is on the stack.
+#[inline(always)]
+fn turn(from: &[u32; 16], to: &mut [u32; 16]) {
+    for (from, to) in from.iter().zip(to) {
+        *to = from.to_be();
+    }
 }
 
 /// What stands behind a message in its block.
@@ -247,36 +334,5 @@ fn count(change: impl FnOnce(&mut BeatCounters)) {
     if let Some(counters) = maps::BEATS.get_ptr_mut(0) {
         // SAFETY: this CPU's own row, and nothing else points to it here.
         change(unsafe { &mut *counters });
-    }
-}
-
-impl Beat {
-    /// Reads the numbers of a message, if it is a beat.
-    #[inline(always)]
-    fn read(block: &Block) -> Option<Self> {
-        let (kind, count) = (block[0], block[1] >> 16);
-        if kind & !FLAG != BEAT || count != 0 {
-            return None;
-        }
-        let [from, to, seq, time, boot, version] = core::array::from_fn(|i| {
-            let [first, second, third] = core::array::from_fn(|k| u64::from(block[1 + 2 * i + k]));
-            first << 48 | second << 16 | third >> 16
-        });
-        Some(Self { grants: kind & FLAG != 0, from, to, seq, time, boot, version })
-    }
-
-    /// Writes the echo to a block, with its padding.
-    #[inline(always)]
-    fn write_echo(&self, live: &Liveness, now: u64, mute: u64, block: &mut Block) {
-        block[0] = ECHO | mute as u32 & FLAG;
-        let mut before = 0;
-        for (i, number) in [live.id, self.from, self.seq, now, live.boot, 0].into_iter().enumerate() {
-            block[1 + 2 * i] = before << 16 | (number >> 48) as u32;
-            block[2 + 2 * i] = (number >> 16) as u32;
-            before = number as u32;
-        }
-        block[13] = before << 16 | u32::from(END) << 8;
-        block[14] = 0;
-        block[15] = sha256::length(HEADER);
     }
 }

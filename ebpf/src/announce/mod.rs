@@ -35,7 +35,7 @@ use crate::{
 };
 
 pub use arp::arp;
-pub use beat::beat;
+pub use beat::{beat, is_one as is_beat};
 
 /// A link address, as it lies in a frame.
 pub type Mac = [u16; 3];

@@ -15,8 +15,8 @@ use super::{at, tell};
 
 pub(super) const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) const ASKING_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
-const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
-const ASKING_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
+pub(super) const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
+pub(super) const ASKING_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const OURS: Mac = Mac(MAC);
 pub(super) const PEER: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -82,7 +82,7 @@ fn answer(frame: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// What a program does with a frame is what the model says.
-fn agrees(programs: &mut Programs, frame: &[u8], about: &str) -> Result<bool> {
+pub(super) fn agrees(programs: &mut Programs, frame: &[u8], about: &str) -> Result<bool> {
     let seen = programs.run("node_ingress", frame)?;
     let want = match answer(frame) {
         Some(bytes) => Seen { verdict: REDIRECTED, bytes },
@@ -99,7 +99,7 @@ fn is_left(programs: &mut Programs, program: &str, frame: &[u8], about: &str) ->
 }
 
 /// Frames that are answered.
-fn questions() -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn questions() -> Vec<(&'static str, Vec<u8>)> {
     let padded = [request(PEER, ASKING_V4), vec![0xee; 18]].concat();
     let mut with_nonce = solicitation(PEER, ASKING_V6, Some(PEER));
     with_nonce.splice(78..78, [14, 1, 1, 2, 3, 4, 5, 6]);
@@ -305,7 +305,7 @@ fn rivals_are_those_of_the_model() -> Result<()> {
     Ok(())
 }
 
-fn echo(from: IpAddr, to: IpAddr, kind: u8) -> Packet {
+pub(super) fn echo(from: IpAddr, to: IpAddr, kind: u8) -> Packet {
     Packet::new(from, to, Body::Icmp(kind, 0, 0x1234_0001, b"some bytes, an odd number of them.!".to_vec()))
 }
 

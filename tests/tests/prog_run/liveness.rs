@@ -2,19 +2,18 @@
 //! `liveness::Kernel`, which shares no code with them.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::PerCpuArray;
-use aya::programs::SchedClassifier;
-use culvert_abi::{BeatCounters, Config, Grant, Liveness, VOTERS, announced};
+use aya::maps::{PerCpuArray, ProgramArray};
+use culvert_abi::{BeatCounters, Config, Grant, Liveness, VOTERS, announced, program};
 use culvert_announce::liveness::wire::{HEADER, Key, Message, TAG};
 use culvert_announce::liveness::{Beat, Echo, Electorate, Kernel, Letter, NodeId, Stamp, Times};
 use culvert_tests::fixture::{Extension, Net, PORT_HIGH, PORT_LOW, Packet, Programs, Seen, nets, udp};
 
-use super::announce::{ASKING_V4, LEFT, PEER, REDIRECTED, V4, request, world};
-use super::at;
+use super::announce::{ASKING_V4, ASKING_V6, LEFT, REDIRECTED, V4, V6, agrees, echo, questions, world};
+use super::{DATA, at};
 
 const PORT: u16 = 7_477;
 const BOOT: u64 = 0x1122_3344_5566_7788;
@@ -38,6 +37,32 @@ fn key(secret: &str) -> Result<Key> {
 fn load(port: u16) -> Result<Programs> {
     let config = Config { port_low: PORT_LOW, port_high: PORT_HIGH, beat_port: port.to_be(), ..Config::zeroed() };
     Programs::with(config)
+}
+
+/// Pings of both addresses.
+fn pings() -> [Vec<u8>; 2] {
+    let ends: [(IpAddr, IpAddr, u8); 2] = [(ASKING_V4.into(), V4.into(), 8), (ASKING_V6.into(), V6.into(), 128)];
+    ends.map(|(from, to, kind)| echo(from, to, kind).frame(false))
+}
+
+/// Whether all that is asked of the addresses is answered, and if it is, as ever. `None`: some of it is.
+fn answers(programs: &mut Programs) -> Result<Option<bool>> {
+    let mut answered = BTreeSet::new();
+    for (about, frame) in questions() {
+        let seen = programs.run("node_ingress", &frame)?;
+        answered.insert(seen.verdict == REDIRECTED);
+        if seen.verdict == REDIRECTED {
+            agrees(programs, &frame, about)?;
+        } else {
+            ensure!(seen == Seen { verdict: LEFT, bytes: frame }, "{about}: {seen:?}");
+        }
+    }
+    for ping in pings() {
+        let seen = programs.run("node_ingress", &ping)?;
+        ensure!(seen.verdict == REDIRECTED || seen == Seen { verdict: LEFT, bytes: ping }, "a ping: {seen:?}");
+        answered.insert(seen.verdict == REDIRECTED);
+    }
+    Ok(answered.pop_first().filter(|_| answered.is_empty()))
 }
 
 /// What an agent says of its node.
@@ -130,7 +155,7 @@ impl Node {
         }
         self.known = said.all();
         kernel.hash::<u32, Liveness>("LIVENESS")?.insert(0, said.row(&self.key), 0)?;
-        self.model.activate(said.version, BTreeSet::from([V4.into()]));
+        self.model.activate(said.version, BTreeSet::from([V4.into(), V6.into()]));
         self.model.set_electorate(said.electorate());
         self.model.agent_lives(said.agent_until);
         self.model.set_witness(said.witness_until);
@@ -169,13 +194,14 @@ impl Node {
         self.programs.run("node_ingress", &packet.frame(false))
     }
 
-    /// Whether the address is answered for, which is as the model says.
+    /// Whether the addresses are answered for, by ARP, NDP and ping: which is as the model says.
     fn speaks(&mut self) -> Result<bool> {
         loop {
             let before = self.model.speaks(V4.into(), now()?);
-            let answered = self.programs.run("node_ingress", &request(PEER, ASKING_V4))?.verdict == REDIRECTED;
+            let answered = answers(&mut self.programs);
             // Otherwise something ended meanwhile.
-            if before == self.model.speaks(V4.into(), now()?) {
+            if before == self.model.speaks(V6.into(), now()?) {
+                let answered = answered?.context("some questions are answered, and some are not")?;
                 ensure!(answered == before, "it is answered: {answered}, and the model says {before}");
                 return Ok(answered);
             }
@@ -295,13 +321,18 @@ fn nothing_but_the_beat_itself() -> Result<()> {
             let seen = node.programs.run(program, &frame)?;
             ensure!(seen.verdict == LEFT && seen.bytes == frame, "{program}: {seen:?}");
         }
-        // Up to the IP header's length, and the UDP header's port and length; addresses are not signed.
-        for byte in (0..6).chain(12..18) {
+        // Link address, EtherType, version, lengths, fragment, protocol and port: addresses and the like are not signed.
+        let changes = if net.node.is_ipv4() {
+            [12, 13, 14, 16, 17, 20, 21, 23, 36, 37, 38, 39].map(|byte| (byte, 2)).to_vec()
+        } else {
+            [12, 13, 18, 19, 20, 56, 57, 58, 59].map(|byte| (byte, 2)).into_iter().chain([(14, 0x20)]).collect()
+        };
+        for (byte, bit) in (0..6).map(|byte| (byte, 2)).chain(changes) {
             let mut other = frame.clone();
-            other[byte] ^= 2;
+            other[byte] ^= bit;
             let seen = node.programs.run("node_ingress", &other);
             // The kernel itself refuses to run a program on some of them.
-            ensure!(seen.is_err() || seen?.verdict == LEFT, "byte {byte}");
+            ensure!(seen.is_err() || seen? == Seen { verdict: LEFT, bytes: other }, "byte {byte}");
         }
         let counted = node.counters()?;
         ensure!(counted.echoed == 0 && counted.refused >= 8 * TAG as u64 && counted.ignored > 0, "{counted:?}");
@@ -404,6 +435,8 @@ fn any_beats_in_any_order() -> Result<()> {
     // All of it happens often enough to mean something.
     let often = [echoes, mute, spoken, STEPS - echoes, STEPS - spoken].into_iter().all(|count| count > STEPS / 40);
     ensure!(often, "{echoes} echoes, {mute} of them mute, {spoken} times spoken");
+    let (counted, want) = (node.counters()?, (echoes as u64, 0, (STEPS - echoes) as u64));
+    ensure!((counted.echoed, counted.refused, counted.ignored) == want, "{counted:?}, {want:?}");
     Ok(())
 }
 
@@ -424,8 +457,8 @@ fn a_majority_of_many() -> Result<()> {
 
 #[test]
 fn silent_unless_told_otherwise() -> Result<()> {
-    let wants = world(u64::MAX, announced::ANSWER | announced::QUORUM);
-    let free = world(u64::MAX, announced::ANSWER);
+    let flags = announced::ANSWER | announced::ECHO;
+    let (wants, free) = (world(u64::MAX, flags | announced::QUORUM), world(u64::MAX, flags));
     for (about, port, wanted, answered) in [
         ("no agent has said anything", PORT, &wants, false),
         ("beats are switched off", 0, &wants, false),
@@ -434,8 +467,52 @@ fn silent_unless_told_otherwise() -> Result<()> {
     ] {
         let mut programs = load(port)?;
         programs.reset(wanted)?;
-        let seen = programs.run("node_ingress", &request(PEER, ASKING_V4))?;
-        ensure!((seen.verdict == REDIRECTED) == answered, "{about}: {seen:?}");
+        ensure!(answers(&mut programs)? == Some(answered), "{about}");
+    }
+    Ok(())
+}
+
+/// As while an agent of before beats takes over hooks of a later one.
+#[test]
+fn without_its_program_a_beat_is_a_datagram() -> Result<()> {
+    for net in nets() {
+        let mut node = Node::new(&Said::new([OWN, 2, 3])?)?;
+        let map = node.programs.kernel.object().map_mut("PROGRAMS").context("PROGRAMS")?;
+        ProgramArray::try_from(map)?.clear_index(&program::BEAT)?;
+        let beat = node.beat(2)?;
+        let (peer, own) = ends(&net);
+        let frame = udp(peer, own, &Message::Beat(beat.clone()).encode(&node.key)?).frame(false);
+        let seen = node.programs.run("node_ingress", &frame)?;
+        ensure!(seen == Seen { verdict: LEFT, bytes: frame }, "a beat is answered: {seen:?}");
+        culvert_dataplane::object::connect(node.programs.kernel.object())?;
+        ensure!(node.hears(&net, &beat)?.is_some(), "a beat is not answered");
+    }
+    Ok(())
+}
+
+/// Where a Service has the port of beats, it loses nothing but what looks like one.
+#[test]
+fn a_service_at_the_port_of_beats() -> Result<()> {
+    const HTTP: u16 = 80;
+    for net in nets() {
+        let mut programs = load(HTTP)?;
+        let beat = Beat { from: 2, to: OWN, seq: 1, stamp: Stamp::default(), grant: None };
+        let beat = Message::Beat(beat).encode(&key("a secret of the cluster")?)?;
+        let mut other = beat.clone();
+        other[0] ^= 1;
+        let (from, to) = (at(net.client, 40_000), at(net.vip, HTTP));
+        for (about, data, served) in [
+            ("data", DATA, true),
+            ("nothing", &[], true),
+            ("as long as a beat", &other, true),
+            ("a beat", &beat, false),
+        ] {
+            programs.reset(&net.world())?;
+            let seen = programs.run("node_ingress", &udp(from, to, data).frame(false))?;
+            let to = if served { at(net.local, 8080) } else { to };
+            let want = Seen { verdict: LEFT, bytes: udp(from, to, data).frame(false) };
+            ensure!(seen == want, "{about}\n  out  {seen:02x?}\n  want {want:02x?}");
+        }
     }
     Ok(())
 }
@@ -443,14 +520,14 @@ fn silent_unless_told_otherwise() -> Result<()> {
 /// The verifier's work is bounded: it costs time and memory at each start of an agent.
 #[test]
 fn what_the_verifier_walks() -> Result<()> {
-    let mut walked = Vec::new();
-    for port in [0, PORT] {
+    for (name, port, most) in
+        [("node_ingress", 0, 400_000), ("node_ingress", PORT, 450_000), ("node_beat", PORT, 150_000)]
+    {
         let mut programs = load(port)?;
-        let program = programs.kernel.object().program_mut("node_ingress").context("node_ingress")?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        walked.push(program.info()?.verified_instruction_count().context("this kernel does not tell")?);
+        let walked = programs.program(name)?.info()?;
+        let walked = walked.verified_instruction_count().context("this kernel does not tell")?;
+        println!("{name}, beats at port {port}: {walked} instructions");
+        ensure!(walked < most, "{name}: {walked}");
     }
-    println!("node_ingress: {} instructions without beats, {} with", walked[0], walked[1]);
-    ensure!(walked.iter().all(|count| *count < 500_000), "{walked:?}");
     Ok(())
 }
