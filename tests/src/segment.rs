@@ -117,7 +117,7 @@ impl Segment {
 
     /// The nodes (from 0) whose kernels answer to ARP for an address of IPv4, one for each answer to two requests.
     pub fn answering(&self, from: &Place, to: IpAddr) -> Result<Vec<usize>> {
-        let line = format!("arping -b -c 2 -w 1 -I eth0 {to}");
+        let line = format!("arping -b -c 2 -w 3 -I eth0 {to}");
         let said = from.run(|| Ok(crate::shell::split(&line).output()?))?;
         let said = String::from_utf8_lossy(&said.stdout).to_lowercase();
         let macs = self.nodes.iter().map(|node| mac(&node.host)).collect::<Result<Vec<_>>>()?;

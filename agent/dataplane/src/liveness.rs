@@ -228,14 +228,12 @@ mod tests {
 
     #[test]
     fn grants_of_those_that_count_no_more_are_forgotten() {
-        let mut store = FakeStore::default();
-        let mut maps = Maps::new(store.clone());
+        let mut maps = Maps::new(FakeStore::default());
         maps.write(&said()).unwrap();
         for (node, stamp) in [(4_u64, 8), (5, 9), (6, 0)] {
             let grant = Value { seen: 1, stamp, version: 5 };
-            store.put(Map::GRANTS, &node.to_ne_bytes(), grant.bytes()).unwrap();
+            maps.0.put(Map::GRANTS, &node.to_ne_bytes(), grant.bytes()).unwrap();
         }
-        let mut maps = Maps::new(store);
         let grant = |stamp| Grant { stamp: Duration::from_nanos(stamp), version: 5 };
         assert_eq!(maps.grants().unwrap(), BTreeMap::from([(4, grant(8)), (5, grant(9))]));
         maps.write(&Liveness { nodes: [3, 5].into(), earlier: Vec::new(), ..said() }).unwrap();
