@@ -229,7 +229,8 @@ fn is_heard(work: &mut Work, live: &Liveness) -> bool {
         return false;
     }
     // SAFETY: a plain word, which is read at once.
-    if !unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| work.now < *until) {
+    let counts = unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| work.now < *until);
+    if !counts {
         return false;
     }
     // SAFETY: plain words of a row, which are read at once.
