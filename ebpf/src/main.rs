@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ingress ─► packet, parse ─► flow ─(none)─► admit ─► choose ─► nat (destination)
-//!    └─► announce: ARP, neighbour discovery and echo for announced addresses
+//!    ├─► announce: ARP, neighbour discovery and echo for announced addresses
+//!    └─► announce::beat, as a program of its own: what other nodes grant
 //! egress  ─► packet, parse ─► flow ─────────────────────────► nat (source)
 //!                               └─► outcome: leave, translate, drop, reject ─► verdict, reject
 //! socket  ─► lookup ─► choose ─► the socket's storage
@@ -13,7 +14,7 @@
 #![no_main]
 #![allow(missing_docs)] // the macros of the entry points drop theirs
 #![allow(clippy::needless_pass_by_value)] // the macros hand over contexts
-#![feature(asm_experimental_arch)] // one atomic addition, see `count`
+#![feature(asm_experimental_arch)] // atomic instructions, see `count` and `announce::beat`
 
 mod admit;
 mod announce;

@@ -87,10 +87,10 @@ struct Beat {
     version: u64,
 }
 
-/// Whether a packet is the business of the program for beats. To UDP packets that are not, it costs a read and a comparison.
+/// Whether a packet is the business of the program for beats. To packets of another length it costs a comparison.
 #[inline(always)]
 pub fn is_one<const W: usize>(skb: Skb, packet: &Packet<W>) -> bool {
-    config::beat_port() != 0 && packet.header.next() == proto::UDP && begins_as_one(skb, ETHERNET + Header::<W>::SIZE)
+    config::beat_port() != 0 && is_whole(packet) && begins_as_one(skb, ETHERNET + Header::<W>::SIZE)
 }
 
 #[inline(never)]
@@ -147,12 +147,13 @@ fn family<const W: usize>(skb: Skb) -> i32 {
     if sent { skb.turn_back(0) } else { verdict::rewritten(false) }
 }
 
-/// Whether a packet has nothing beside the datagram: no options, and it is no fragment.
+/// Whether a packet is a datagram of a beat's length and nothing else: no options, and no fragment.
 #[inline(always)]
 fn is_whole<const W: usize>(packet: &Packet<W>) -> bool {
     let header = &packet.header;
-    let length = if W == V4 { (header.word(0) & 0xffff).wrapping_sub(Header::<W>::SIZE) } else { header.word(1) >> 16 };
-    echo::is_plain(packet) && header.next() == proto::UDP && length == u32::from(DATAGRAM)
+    let (length, without) =
+        if W == V4 { (header.word(0) & 0xffff, Header::<W>::SIZE) } else { (header.word(1) >> 16, 0) };
+    length == without + u32::from(DATAGRAM) && header.next() == proto::UDP && echo::is_plain(packet)
 }
 
 /// Takes the beat in the datagram at `udp`: its grant is noted, and its echo and the checksum of that are written.
@@ -228,7 +229,8 @@ fn is_heard(work: &mut Work, live: &Liveness) -> bool {
         return false;
     }
     // SAFETY: a plain word, which is read at once.
-    if !unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| work.now < *until) {
+    let counts = unsafe { maps::VOTERS.get(beat.from) }.is_some_and(|until| work.now < *until);
+    if !counts {
         return false;
     }
     // SAFETY: plain words of a row, which are read at once.

@@ -80,7 +80,7 @@ impl Decision {
 
     #[inline(never)]
     fn count(&mut self, live: &Liveness, voter: &Voter) {
-        if voter.id == live.id || self.is_granted(live, &voter.id) {
+        if voter.id == live.id || self.is_granted(live, voter.id) {
             self.votes[0] += voter.sets[0];
             self.votes[1] += voter.sets[1];
         }
@@ -88,7 +88,7 @@ impl Decision {
 
     /// Whether a node's grant is alive and for what is in force.
     #[inline(always)]
-    fn is_granted(&self, live: &Liveness, voter: &u64) -> bool {
+    fn is_granted(&self, live: &Liveness, voter: u64) -> bool {
         // SAFETY: a row is replaced as a whole, and its words are read at once.
         let Some(grant) = (unsafe { maps::GRANTS.get(voter) }) else { return false };
         let alive = self.floor() < grant.stamp && self.now() < grant.stamp.saturating_add(live.lease);

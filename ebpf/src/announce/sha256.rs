@@ -26,6 +26,7 @@ pub const fn length(len: u32) -> u32 {
 }
 
 /// Computes the tag of `hash.block` with the states after the key's two blocks.
+#[expect(clippy::many_single_char_names, reason = "the standard's names")]
 #[inline(never)]
 pub fn tag(hash: &mut Hash, inner: &State, outer: &State) {
     hash.state = *inner;
@@ -38,6 +39,7 @@ pub fn tag(hash: &mut Hash, inner: &State, outer: &State) {
 }
 
 /// FIPS 180-4 6.2.2. The schedule is made as it is used, in the block's place.
+#[expect(clippy::many_single_char_names, reason = "the standard's names")]
 #[inline(never)]
 fn compress(hash: &mut Hash) {
     let Hash { block, state } = hash;

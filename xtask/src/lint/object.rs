@@ -6,7 +6,10 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail};
-use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolKind, read::elf::ElfFile64};
+use object::{
+    LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolKind,
+    read::elf::{ElfFile64, ElfSymbol64},
+};
 
 use crate::cargo::Artifacts;
 
@@ -33,7 +36,12 @@ pub fn check(artifacts: &Artifacts) -> Result<usize> {
     if file.section_by_name(".BTF").is_none() {
         bail!("the object has no BTF");
     }
-    let programs = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_global()).count();
+    // What programs share lies in `.text`, also where the verifier is to walk it apart and it has a symbol of its own.
+    let shared = file.section_by_name(".text").map(|section| section.index());
+    let is_program = |symbol: &ElfSymbol64<'_, '_, LittleEndian>| {
+        symbol.kind() == SymbolKind::Text && symbol.is_global() && symbol.section_index() != shared
+    };
+    let programs = file.symbols().filter(is_program).count();
     if programs == 0 {
         bail!("the object has no programs");
     }
