@@ -105,8 +105,9 @@ impl Segment {
 
     /// Drops everything to and from a node (from 0) at the bridge, which leaves its link the carrier; or lets it through again.
     pub fn cut(&self, node: usize, cut: bool) -> Result<()> {
+        // Disabled, or forwarding. (`ip link set ... type bridge_slave state` is accepted and does nothing.)
         let state = if cut { 0 } else { 3 };
-        self.fabric.ip_batch(&format!("link set n{} type bridge_slave state {state}\n", node + 1))
+        self.fabric.sh(&format!("bridge link set dev n{} state {state}", node + 1)).map(drop)
     }
 
     /// Moves a node (from 0) to the network of those that reach only each other, or back.

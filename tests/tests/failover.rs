@@ -92,7 +92,10 @@ impl Stage {
     }
 
     fn logs(&self) -> String {
-        let log = |agent: &Agent| format!("{}:\n{}", agent.node(), agent.log());
+        let log = |agent: &Agent| {
+            let said = agent.cli_json("l2").map_or_else(|error| format!("{error:#}"), |said| format!("{said:#}"));
+            format!("{}:\n{}\n{said}", agent.node(), agent.log())
+        };
         self.agents.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_announce::hold::{self, Hold, Standing};
 use culvert_announce::liveness::wire::{Inbox, Key, Message, node_id};
-use culvert_announce::liveness::{Action, Agent, Kernel, NodeId, Said, Time, Times};
+use culvert_announce::liveness::{Action, Agent, Kernel, Letter, NodeId, Said, Time, Times};
 use culvert_announce::probe::packet::Mac;
 use culvert_api::layer2;
 use culvert_dataplane::kernel::KernelStore;
@@ -41,6 +41,11 @@ const POLL: Duration = Duration::from_millis(5);
 const PULSE: Duration = Duration::from_secs(1);
 /// From one write of the row to the next: no program reads it for so long.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long a weak witness does not count after another node has claimed the same: so long that one of them gives it up.
+const CONTRADICTION: Duration = Duration::from_secs(1);
+/// How long a node that starts waits for the others before it decides without those that it does not hear. What it claims already
+/// goes on meanwhile.
+const SETTLING: Duration = Duration::from_secs(2);
 /// A datagram is no longer.
 const DATAGRAM: usize = 65_535;
 
@@ -76,6 +81,8 @@ pub struct Peers {
     /// Everything that the others said, as they said it last.
     said: BTreeMap<NodeId, Arc<Said>>,
     witness: Option<Witness>,
+    /// Until then a witness that both sides may have does not count: another node has said that it claims the same.
+    contradicted: Time,
     /// What went wrong last, so that it is told once.
     problem: Option<String>,
 }
@@ -129,6 +136,7 @@ impl Peers {
             heard,
             said: BTreeMap::new(),
             witness,
+            contradicted: Time::ZERO,
             problem: None,
         })
     }
@@ -262,6 +270,10 @@ impl Peers {
                 Vec::new()
             }
             Ok(Message::Letter { from, to, seq, letter }) if to == self.id && self.inbox.accept(from, seq) => {
+                if matches!(&letter, Letter::Refusal { addresses, .. } if !addresses.is_empty()) {
+                    self.contradicted = now + CONTRADICTION;
+                    self.ask_witness(now);
+                }
                 self.agent.letter(from, letter, &self.kernel, now)
             }
             // What is for another node, or came before; and a beat, which the kernel program would have taken: it is not hooked yet.
@@ -328,8 +340,8 @@ impl Peers {
 
     fn ask_witness(&mut self, now: Time) {
         let Some(witness) = &mut self.witness else { return };
-        let needed = self.kernel.needs_witness(now);
-        if needed {
+        let counts = !witness.is_weak() || now >= self.contradicted;
+        if counts && self.kernel.needs_witness(now) {
             self.kernel.set_witness(witness.until());
             witness.ask(true);
         } else if witness.is_asked() {
@@ -356,7 +368,7 @@ impl Peers {
                 self.said.insert(id, Arc::new(said.clone()));
             }
         }
-        if !self.agent.knows_all(now) && now < self.started + self.times.silence {
+        if !self.agent.knows_all(now) && now < self.started + SETTLING {
             return;
         }
         let peer = |id: &NodeId| {

@@ -56,6 +56,11 @@ impl Witness {
         }
     }
 
+    /// Whether it may stand with both sides.
+    pub fn is_weak(&self) -> bool {
+        matches!(self.way, Way::Gateway)
+    }
+
     /// Whether it is being asked.
     pub fn is_asked(&self) -> bool {
         self.end.is_some()
