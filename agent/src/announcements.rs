@@ -149,6 +149,12 @@ impl Announcements {
         choices.into_iter().map(|(address, choice)| (address, Own::of(name, choice))).collect()
     }
 
+    /// That a node announces none of the addresses, for a reason.
+    pub fn none(&self, reason: &str) -> BTreeMap<IpAddr, Own> {
+        let addresses = self.services.values().flat_map(|announced| &announced.service.addresses);
+        addresses.map(|address| (*address, Own::Silent(reason.to_owned()))).collect()
+    }
+
     /// Who announces each address, for `culvert l2`; `own` is what [`Announcements::own`] said of the node `name`.
     pub fn explain(&self, name: &str, own: &BTreeMap<IpAddr, Own>) -> BTreeMap<IpAddr, Owner> {
         let mut owners: BTreeMap<IpAddr, Owner> = BTreeMap::new();

@@ -6,14 +6,18 @@ mod announcements;
 mod cli;
 mod client;
 mod config_check;
+mod configuration;
 mod controller;
 mod http;
 mod logging;
+mod metallb;
 mod node_setup;
 mod objects;
 mod output;
 mod plan;
+mod scope;
 mod signals;
+mod statuses;
 mod takeover;
 
 use std::process::ExitCode;

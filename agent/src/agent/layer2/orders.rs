@@ -31,6 +31,8 @@ pub struct Orders {
 /// The main loop's part: it keeps what the choice depends on, and gives orders when they change.
 pub struct Announcer {
     announcements: Announcements,
+    /// Why nothing at all is announced, if so.
+    hushed: Option<String>,
     /// Something changed since the last decision.
     changed: bool,
     /// The last decision.
@@ -41,7 +43,8 @@ pub struct Announcer {
 impl Announcer {
     /// Nothing is known yet, and nothing is ordered.
     pub fn new(settings: Settings, orders: watch::Sender<Option<Arc<Orders>>>) -> Self {
-        Self { announcements: Announcements::new(settings), changed: true, own: BTreeMap::new(), orders }
+        let announcements = Announcements::new(settings);
+        Self { announcements, hushed: None, changed: true, own: BTreeMap::new(), orders }
     }
 
     /// Who announces each address, seen from the node `name`.
@@ -74,6 +77,12 @@ impl Announcer {
         self.changed = true;
     }
 
+    /// Nothing at all is announced for a reason, or for none any more.
+    pub fn hush(&mut self, reason: Option<String>) {
+        self.changed |= self.hushed != reason;
+        self.hushed = reason;
+    }
+
     /// Gives orders, if something changed. `held` is what the kernel holds.
     pub fn decide(&mut self, node: &str, config: &Arc<Config>, report: &Report, held: &BTreeMap<ServiceKey, Held>) {
         self.changed |= self.announcements.configure(config);
@@ -82,9 +91,12 @@ impl Announcer {
         }
         let segments = segments(report);
         let links = segments.values().map(|(name, segment)| ((*name).to_owned(), of_choice(segment))).collect();
-        let own = self.announcements.own(node, links, |key, addresses| {
-            held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
-        });
+        let own = match &self.hushed {
+            Some(reason) => self.announcements.none(reason),
+            None => self.announcements.own(node, links, |key, addresses| {
+                held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
+            }),
+        };
         let orders = orders(&segments, &own);
         self.own = own;
         self.orders.send_if_modified(|last| {
