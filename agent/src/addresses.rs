@@ -17,18 +17,15 @@ use std::sync::Arc;
 
 use culvert_model::objects::Service;
 use culvert_model::{Change, Failure, Grant, Granted, ServiceKey};
-use culvert_pools::{Allocator, Assignment, Config, Decision, Resource, Resources, Settings, StatusIs};
+use culvert_pools::{Allocator, Assignment, Config, Decision, Resource, Settings, StatusIs};
 use culvert_source::{Change as Told, Id, Kind, Object};
 
+use crate::configuration::Configuration;
 use crate::objects::{remove, service_key, upsert};
 
 /// The addresses of a folder's Services.
 pub struct Addresses {
-    resources: Resources,
-    /// The resources are other ones than those that were compiled last.
-    configured: bool,
-    /// The configuration in force; `None` before the first valid one.
-    config: Option<Arc<Config>>,
+    configuration: Configuration,
     /// The source has delivered everything once.
     complete: bool,
     allocator: Allocator,
@@ -55,9 +52,7 @@ impl Addresses {
         let mut allocator = Allocator::new(Settings { class: None, status: StatusIs::Declared });
         allocator.restore(held);
         Self {
-            resources: Resources::default(),
-            configured: true,
-            config: None,
+            configuration: Configuration::default(),
             complete: false,
             allocator,
             services: BTreeMap::new(),
@@ -77,19 +72,13 @@ impl Addresses {
             }
             Told::Upsert(Object::Service(service)) => self.forget(&service.key()),
             Told::Remove(Id { kind: Kind::Service, key }) => self.forget(&service_key(key)),
-            Told::Upsert(Object::Node(node)) => self.configured |= self.resources.upsert_node(node),
-            Told::Remove(Id { kind: Kind::Node, key }) => self.configured |= self.resources.remove_node(&key.name),
             Told::Upsert(Object::Addresses(Resource::Namespace(namespace))) => {
                 self.allocator.absorb(culvert_pools::Change::Namespace(Arc::clone(namespace)));
             }
             Told::Remove(Id { kind: Kind::Addresses(culvert_pools::Kind::Namespace), key }) => {
                 self.allocator.absorb(culvert_pools::Change::NamespaceGone(key.name.to_string()));
             }
-            Told::Upsert(Object::Addresses(resource)) => self.configured |= self.resources.upsert(resource.clone()),
-            Told::Remove(Id { kind: Kind::Addresses(kind), key }) => {
-                self.configured |= self.resources.remove(&culvert_pools::Id { kind: *kind, key: key.clone() });
-            }
-            Told::Upsert(Object::EndpointSlice(_)) | Told::Remove(Id { kind: Kind::EndpointSlice, .. }) => {}
+            _ => self.configuration.take(change),
         }
         match change {
             Told::Upsert(object) => upsert(object.clone()),
@@ -122,7 +111,7 @@ impl Addresses {
 
     /// The configuration in force; `None` before there was a valid one.
     pub fn config(&self) -> Option<&Arc<Config>> {
-        self.config.as_ref()
+        self.configuration.config()
     }
 
     /// A Service of type `LoadBalancer`.
@@ -132,14 +121,13 @@ impl Addresses {
 
     /// Puts the resources in force, if they are valid together; what is wrong with them the source has told.
     fn configure(&mut self) {
-        if !mem::take(&mut self.configured) {
+        if !self.configuration.settle() {
             return;
         }
-        let Ok(config) = Config::new(&self.resources) else { return };
-        let config = Arc::new(config);
-        self.allocator.absorb(culvert_pools::Change::Config(Arc::clone(&config)));
-        self.config = Some(config);
-        self.pending.extend(self.services.keys().cloned());
+        if let Some(config) = self.configuration.config() {
+            self.allocator.absorb(culvert_pools::Change::Config(Arc::clone(config)));
+            self.pending.extend(self.services.keys().cloned());
+        }
     }
 
     fn forget(&mut self, key: &ServiceKey) {
@@ -155,10 +143,10 @@ impl Addresses {
             .allocator
             .assignment(key)
             .map(|held| Granted { addresses: held.addresses.clone(), pool: Arc::clone(&held.pool) });
-        let pools = self.config.as_ref().is_some_and(|config| !config.pools.is_empty());
+        let pools = self.configuration.config().is_some_and(|config| !config.pools.is_empty());
         let failure = self.allocator.failure(key).filter(|_| pools && self.allocator.is_ours(key));
         let failure = failure.map(|failure| Failure { field: failure.field.clone(), message: failure.message.clone() });
-        Grant { given, failure }
+        Grant { given, pool: None, failure }
     }
 }
 
@@ -197,7 +185,7 @@ mod tests {
     /// What the model is told: `NAME ADDRESS`, `NAME nothing`, or `NAME: why it has nothing`.
     fn told(decided: &Decided) -> Vec<String> {
         let word = |change: &Change| {
-            let Change::Granted(service, Grant { given, failure }) = change else { unreachable!() };
+            let Change::Granted(service, Grant { given, pool: _, failure }) = change else { unreachable!() };
             let name = &service.metadata.name;
             match (given, failure) {
                 (Some(given), _) => {

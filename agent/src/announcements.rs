@@ -226,6 +226,12 @@ impl Announcements {
         Decision { choices, own }
     }
 
+    /// That a node announces none of the addresses, for a reason.
+    pub fn none(&self, reason: &str) -> Decision {
+        let own = self.addresses().into_iter().map(|address| (address, Own::Silent(reason.to_owned())));
+        Decision { own: own.collect(), ..Decision::default() }
+    }
+
     /// Who announces each address, for `culvert l2`.
     pub fn explain(&self, decision: &Decision) -> BTreeMap<IpAddr, Owner> {
         let mut owners: BTreeMap<IpAddr, Owner> = BTreeMap::new();

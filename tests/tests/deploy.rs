@@ -54,6 +54,9 @@ fn matrix() -> Vec<Value> {
             "apiServers": ["https://192.0.2.1:6443"], "imagePullSecrets": [{"name": "registry"}]}),
         json!({"controller": {"enabled": true}, "crds": {"install": false}, "rbac": {"create": false}}),
         json!({"controller": {"enabled": true}, "metrics": scraped, "podMonitor": {"enabled": true}}),
+        json!({"layer2": {"enabled": true}}),
+        json!({"controller": {"enabled": true, "configNamespaces": ["lb"], "loadBalancerClass": "culvert.dev/lb"},
+            "layer2": {"enabled": true, "secretName": "key", "port": 7000}, "kubeconfig": "/etc/kubernetes/culvert.conf"}),
         json!({"controller": {"enabled": true, "bindAddress": "[::]:9120"}, "metrics": scraped, "serviceMonitor": {"enabled": true}}),
     ]
 }
@@ -163,6 +166,60 @@ fn the_agent_may_read_three_kinds_and_write_events() -> Result<()> {
     ensure!(allowed(&objects) == wanted, "{:?}", allowed(&objects));
     let kinds = objects.iter().filter(|object| object["kind"] == "Role" || object["kind"] == "RoleBinding");
     ensure!(kinds.count() == 0, "a Role");
+    Ok(())
+}
+
+/// What layer 2 adds to a cluster with a controller, and the agent that it makes another one.
+fn of_layer2(values: &Value) -> Result<(Vec<Value>, Value)> {
+    let mut values = values.clone();
+    values["controller"]["enabled"] = json!(true);
+    let without = by_name(Chart::new().render(&values)?)?;
+    values["layer2"]["enabled"] = json!(true);
+    let mut with = by_name(Chart::new().render(&values)?)?;
+    let agent = with.remove("DaemonSet culvert-agent").context("no DaemonSet")?;
+    let same = |(name, object): (&String, &Value)| name == "DaemonSet culvert-agent" || with.get(name) == Some(object);
+    ensure!(without.iter().all(same), "layer 2 changes more than the agent");
+    Ok((with.into_iter().filter(|(name, _)| !without.contains_key(name)).map(|(_, object)| object).collect(), agent))
+}
+
+#[test]
+fn the_agent_reads_what_announcing_depends_on_only_where_it_announces() -> Result<()> {
+    let (objects, agent) = of_layer2(&json!({"controller": {"loadBalancerClass": "culvert.dev/lb"}}))?;
+    let wanted = [
+        "get communities",
+        "get ipaddresspools",
+        "get l2advertisements",
+        "get nodes",
+        "list communities",
+        "list ipaddresspools",
+        "list l2advertisements",
+        "list nodes",
+        "list pods",
+        "watch communities",
+        "watch ipaddresspools",
+        "watch l2advertisements",
+        "watch nodes",
+    ];
+    ensure!(allowed(&objects) == wanted, "{:?}", allowed(&objects));
+    let arguments: Vec<_> = arguments(container(&agent, "agent")?);
+    for wanted in ["--layer2", "--layer2-key-file=/etc/culvert/layer2/key", "--load-balancer-class=culvert.dev/lb"] {
+        ensure!(arguments.contains(&wanted), "{wanted} is not in {arguments:?}");
+    }
+    let off = Chart::new().render(&json!({}))?;
+    ensure!(!daemonset(&off)?.to_string().contains("layer2"), "{off:?}");
+    Ok(())
+}
+
+#[test]
+fn agents_that_announce_share_a_random_key() -> Result<()> {
+    let key = || -> Result<String> {
+        let (objects, _) = of_layer2(&json!({}))?;
+        let secret = objects.iter().find(|object| object["kind"] == "Secret").context("no Secret")?;
+        ensure!(secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", "{secret}");
+        Ok(text(secret, "/data/key")?.to_owned())
+    };
+    let (one, other) = (key()?, key()?);
+    ensure!(one != other && one.len() >= 32, "{one} {other}");
     Ok(())
 }
 
@@ -383,6 +440,27 @@ fn what_kustomize_adds_for_the_controller_is_what_the_chart_adds() -> Result<()>
     ensure!(kustomization["resources"] == json!(files), "kustomization.yaml names other files than {files:?}");
     let rendered = by_name(kustomize(&repository(directory))?)?;
     ensure!(rendered == by_name(objects.clone())?, "kustomize renders {rendered:#?}, helm {objects:#?}");
+    Ok(())
+}
+
+#[test]
+fn what_kustomize_adds_for_layer_2_is_what_the_chart_adds() -> Result<()> {
+    let directory = "deploy/kustomize/layer2";
+    let (objects, agent) = of_layer2(&json!({}))?;
+    for object in objects.iter().filter(|object| object["kind"] != "Secret") {
+        let kind = text(object, "/kind")?.to_ascii_lowercase();
+        is_rendered(&format!("{directory}/{kind}.yaml"), object)?;
+    }
+    let scope = Scope::open()?;
+    copy(&repository("deploy/kustomize"), scope.dir())?;
+    let overlay = scope.dir().join("kustomize/overlay");
+    fs::create_dir(&overlay)?;
+    fs::write(overlay.join("kustomization.yaml"), "resources: [../base, ../controller]\ncomponents: [../layer2]\n")?;
+    let rendered = by_name(kustomize(&overlay)?)?;
+    for object in objects.iter().chain([&agent]).filter(|object| object["kind"] != "Secret") {
+        let name = format!("{} {}", text(object, "/kind")?, text(object, "/metadata/name")?);
+        ensure!(rendered.get(&name) == Some(object), "kustomize renders {:#?}, helm {object:#}", rendered.get(&name));
+    }
     Ok(())
 }
 

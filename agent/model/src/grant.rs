@@ -8,6 +8,8 @@ use std::sync::Arc;
 pub struct Grant {
     /// What they give it: in force instead of what its status says. Without, the status counts, whoever wrote it.
     pub given: Option<Granted>,
+    /// Where nothing is given here: the pool that all addresses in its status are from, if one is.
+    pub pool: Option<Arc<str>>,
     /// Why it has not what it asks for.
     pub failure: Option<Failure>,
 }

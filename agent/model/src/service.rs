@@ -326,12 +326,15 @@ impl Digest<'_> {
 
     /// LoadBalancer addresses: those of our own pools, as if they stood in the status, else those that do.
     fn load_balancer(&mut self, info: &mut ServiceInfo) {
-        let Grant { given, failure } = self.grant;
+        let Grant { given, pool, failure } = self.grant;
         if let Some(failure) = failure {
             let reason = if given.is_some() { Reason::LoadBalancerFailed } else { Reason::AllocationFailed };
             self.problem(reason, &failure.field, failure.message.clone());
         }
-        let Some(given) = given else { return self.ingress(info) };
+        let Some(given) = given else {
+            info.pool.clone_from(pool);
+            return self.ingress(info);
+        };
         for (i, address) in given.addresses.iter().enumerate() {
             let field = AddressField::Ingress(i);
             if self.is_fit(field, *address) {

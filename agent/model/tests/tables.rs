@@ -138,8 +138,11 @@ fn change(object: &Value, pools: &BTreeMap<String, String>) -> Change {
     }
 }
 
-/// `ADDRESS, ADDRESS of POOL`, `FIELD: MESSAGE`, or both with `despite` between.
+/// `ADDRESS, ADDRESS of POOL`, `FIELD: MESSAGE`, or both with `despite` between; or `status of POOL`.
 fn grant(text: &str) -> Grant {
+    if let Some(pool) = text.strip_prefix("status of ") {
+        return Grant { pool: Some(pool.into()), ..Grant::default() };
+    }
     let (given, failure) = match text.split_once(" despite ") {
         Some((given, failure)) => (Some(given), Some(failure)),
         None if text.contains(" of ") => (Some(text), None),
@@ -154,7 +157,7 @@ fn grant(text: &str) -> Grant {
         let (field, message) = failure.split_once(": ").unwrap();
         Failure { field: field.to_owned(), message: message.to_owned() }
     });
-    Grant { given, failure }
+    Grant { given, failure, ..Grant::default() }
 }
 
 fn compare(node: &str, plan: &NodePlan, expected: &BTreeMap<String, Expected>, failures: &mut Vec<String>) {

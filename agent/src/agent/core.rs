@@ -2,10 +2,10 @@
 //! to the end before the next.
 //!
 //! ```text
-//! source ─ batches ──►┐                    ┌─► reconciler ─► kernel's maps
-//! links  ─ report ───►├─ Core: the model ──┤─► servers of health checks
-//! clock  ─ deadline ─►│  (Services touched)└─► health, metrics
-//! API    ─ questions ►┘
+//! source ─ batches, more ─►┐                    ┌─► reconciler ─► kernel's maps
+//! links  ─ report ────────►├─ Core: the model ──┤─► servers of health checks
+//! clock  ─ deadline ──────►│  (Services touched)├─► announcer: orders for layer 2
+//! API    ─ questions ─────►┘                    └─► health, metrics
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -31,13 +31,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::api::Drain;
 use super::conditions;
 use super::gaps::Gaps;
-use super::giver::Giver;
 use super::health::Health;
+use super::ipam::Ipam;
 use super::layer2::Announcer;
 use super::metrics::{IpFamily, Metrics};
 use super::service_health::ServiceHealth;
 use crate::announcements::Owner;
-use crate::objects::{remove, upsert};
+use crate::metallb::Presence;
 use crate::output::explain;
 
 /// How long the first objects wait for the first word about the node's links.
@@ -78,6 +78,8 @@ pub struct Core {
     pub facts: Facts,
     /// What is wrong with the source's objects.
     pub faults: Vec<Fault>,
+    /// What the source says of what is served, and of what announcing depends on besides.
+    told: [Vec<Fault>; 2],
     /// The source has delivered everything once, and the kernel has nothing else.
     pub synced: bool,
     /// The agent's own Node object.
@@ -85,10 +87,10 @@ pub struct Core {
     /// What the source said has been programmed; before that, the kernel holds what the last agent left.
     begun: bool,
     events: Events,
-    /// Who gives addresses, where no controller does.
-    giver: Option<Giver>,
+    ipam: Ipam,
     /// Who says what is announced in layer 2, where that is on.
     announcer: Option<Announcer>,
+    metallb: watch::Receiver<Presence>,
     node_addresses: watch::Sender<Option<BTreeSet<IpAddr>>>,
     node_ports: NodePortAddresses,
     health: Arc<Health>,
@@ -136,16 +138,27 @@ pub struct Parts {
     pub checks: ServiceHealth,
     /// Where users are told what is wrong.
     pub events: Events,
-    /// Who gives addresses, where no controller does.
-    pub giver: Option<Giver>,
+    /// Who gives addresses.
+    pub ipam: Ipam,
     /// Who says what is announced in layer 2, where that is on.
     pub announcer: Option<Announcer>,
+    /// Whether MetalLB announces instead.
+    pub metallb: watch::Receiver<Presence>,
+}
+
+/// What comes from the source.
+pub struct Batches {
+    /// What is served.
+    pub served: mpsc::Receiver<Batch>,
+    /// In a cluster, what announcing depends on besides; elsewhere it has ended.
+    pub announced: mpsc::Receiver<Batch>,
 }
 
 impl Core {
     /// Nothing is known yet.
     pub fn new(config: culvert_model::Config, facts: Facts, parts: Parts) -> Self {
-        let Parts { reconciler, report, node_addresses, health, metrics, checks, events, giver, announcer } = parts;
+        let Parts { reconciler, report, node_addresses, health, metrics, checks, events, ipam, announcer, metallb } =
+            parts;
         Self {
             node: config.node.clone(),
             node_ports: config.node_port_addresses.clone(),
@@ -154,12 +167,14 @@ impl Core {
             report,
             facts,
             faults: Vec::new(),
+            told: Default::default(),
             synced: false,
             own: None,
             begun: false,
             events,
-            giver,
+            ipam,
             announcer,
+            metallb,
             node_addresses,
             health,
             metrics,
@@ -169,19 +184,17 @@ impl Core {
     }
 
     /// Runs until the source ends.
-    pub async fn run(
-        &mut self,
-        mut batches: mpsc::Receiver<Batch>,
-        mut questions: mpsc::Receiver<Question>,
-    ) -> Result<()> {
+    pub async fn run(&mut self, mut batches: Batches, mut questions: mpsc::Receiver<Question>) -> Result<()> {
         let mut repair = tokio::time::interval_at(tokio::time::Instant::now() + REPAIR, REPAIR);
         loop {
             let due = self.due();
             tokio::select! {
-                batch = batches.recv() => match batch {
+                batch = batches.served.recv() => match batch {
                     Some(batch) => self.take(&batch).await,
                     None => bail!("the source has ended"),
                 },
+                Some(batch) = batches.announced.recv() => self.configure(&batch),
+                Ok(()) = self.metallb.changed() => self.announce(),
                 Ok(()) = self.report.changed() => self.links_changed(),
                 () = hears(&mut self.announcer) => self.announce(),
                 Some(question) = questions.recv() => question(self),
@@ -257,7 +270,8 @@ impl Core {
                 Change::Remove(Id { kind: Kind::Node, key }) if *key.name == *self.node => self.own = None,
                 _ => {}
             }
-            if let Some(announcer) = &mut self.announcer {
+            // In a cluster only the own Node is among what is served.
+            if let (Some(announcer), Ipam::Folder(_)) = (&mut self.announcer, &self.ipam) {
                 announcer.take(change);
             }
             match kind(change) {
@@ -265,26 +279,37 @@ impl Core {
                 Kind::EndpointSlice => drop(self.metrics.endpoint_changes.inc()),
                 Kind::Node | Kind::Addresses(_) => {}
             }
-            let change = match (&mut self.giver, change) {
-                (Some(giver), change) => giver.take(change),
-                (None, Change::Upsert(object)) => upsert(object.clone()),
-                (None, Change::Remove(id)) => remove(id),
-            };
+            let change = self.ipam.take(change);
             touched.extend(change.into_iter().flat_map(|change| self.model.apply(change)));
         }
-        let mut faults = batch.faults.clone();
-        if let Some(giver) = &mut self.giver {
-            let changes = giver.decide(batch.progress == Progress::Complete);
-            touched.extend(changes.into_iter().flat_map(|change| self.model.apply(change)));
-            faults.extend(giver.faults().cloned());
-        }
-        self.note_faults(faults);
+        let changes = self.ipam.decide(batch.progress == Progress::Complete);
+        touched.extend(changes.into_iter().flat_map(|change| self.model.apply(change)));
+        self.told[0].clone_from(&batch.faults);
+        self.note_faults();
         self.note_node(match batch.progress {
             Progress::Loading => false,
             Progress::Partial => self.facts.first_start,
             Progress::Complete => true,
         });
         (touched, slices)
+    }
+
+    /// Takes a batch of what announcing depends on. What is served has not to wait for it.
+    fn configure(&mut self, batch: &Batch) {
+        let Ipam::Cluster(statuses) = &mut self.ipam else { return };
+        if let Some(announcer) = &mut self.announcer {
+            batch.changes.iter().for_each(|change| announcer.take(change));
+        }
+        statuses.configure(&batch.changes, batch.progress == Progress::Complete);
+        let changes = statuses.decide();
+        let touched = changes.into_iter().flat_map(|change| self.model.apply(change)).collect();
+        self.told[1].clone_from(&batch.faults);
+        self.note_faults();
+        if self.begun {
+            self.program(&touched);
+            self.announce();
+            self.settle();
+        }
     }
 
     /// Tells everybody of the agent's own Node. That there is none is known once everything was delivered.
@@ -305,7 +330,8 @@ impl Core {
         });
     }
 
-    fn note_faults(&mut self, faults: Vec<Fault>) {
+    fn note_faults(&mut self) {
+        let faults: Vec<Fault> = self.told.iter().flatten().cloned().chain(self.ipam.faults()).collect();
         for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
             if fault.is_error() { tracing::error!("{fault}") } else { tracing::warn!("{fault}") }
         }
@@ -327,8 +353,8 @@ impl Core {
             conditions::of_kernel(&self.events, key, self.reconciler.failed().get(key).map(|failed| &*failed.message));
             conditions::of_plan(&self.events, key, plan.as_ref());
             // Load balancers are told after the kernel.
-            if let (Some(announcer), Some(giver)) = (&mut self.announcer, &self.giver) {
-                let service = giver.addresses().service(key);
+            if let Some(announcer) = &mut self.announcer {
+                let service = self.ipam.service(key);
                 announcer.programmed(key, service.zip(plan.as_ref()).zip(self.model.reach(key)));
             }
             self.gaps.set(key, plan.as_ref());
@@ -389,11 +415,12 @@ impl Core {
     /// Says what is to be announced, if it may be another thing now: not before everything was delivered, for until then
     /// what an earlier agent announced goes on.
     fn announce(&mut self) {
-        let (Some(announcer), Some(giver)) = (&mut self.announcer, &self.giver) else { return };
-        let report = self.report.borrow();
+        let (Some(announcer), Some(config)) = (&mut self.announcer, self.ipam.config()) else { return };
+        let (report, metallb) = (self.report.borrow(), self.metallb.borrow());
         // Of links that are not known it would be said that they are gone.
-        let ready = self.synced && **report != Report::default();
-        if let Some(config) = giver.addresses().config().filter(|_| ready) {
+        let ready = self.synced && **report != Report::default() && *metallb != Presence::Unknown;
+        if ready {
+            announcer.hush(metallb.silence());
             announcer.decide(&self.node, config, &report, self.reconciler.services());
         }
     }

@@ -8,6 +8,7 @@ mod differences;
 mod gaps;
 mod giver;
 mod health;
+mod ipam;
 mod layer2;
 mod metrics;
 mod record;
@@ -35,24 +36,27 @@ use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::object::ToTracing;
 use culvert_dataplane::reconcile::Reconciler;
 use culvert_dataplane::{Dataplane, Options};
-use culvert_source::Batch;
 use culvert_source::events::{Events, Reporter};
 use culvert_source::kube::{self, Access, Settings};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use self::api::Api;
-use self::core::{Core, Facts, Parts, Question, now};
+use self::core::{Batches, Core, Facts, Parts, Question, now};
 use self::giver::Giver;
 use self::health::Health;
-use self::layer2::peers::{self, Way};
+use self::ipam::Ipam;
 use self::layer2::Desk;
+use self::layer2::peers::{self, Way};
 use self::metrics::Metrics;
 use self::service_health::ServiceHealth;
 use crate::cli::{AgentArgs, SocketModeArg, Source, WitnessArg};
 use crate::election::Place;
+use crate::metallb::{Lookout, Part, Presence};
 use crate::output::Done;
+use crate::scope::{self, Scope};
+use crate::statuses::Statuses;
 use crate::{http, logging, signals};
 
 /// Questions that may wait for the main loop.
@@ -86,8 +90,8 @@ pub fn run(args: &AgentArgs) -> Result<Done> {
 async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     let source = args.source()?;
     let facts = (Instant::now(), Timestamp::now());
-    let key = args.layer2_key_file.as_deref().map(layer2_key).transpose()?;
-    let beat_port = key.is_some().then_some(args.layer2_port);
+    let key = args.layer2.layer2_key_file.as_deref().map(layer2_key).transpose()?;
+    let beat_port = key.is_some().then_some(args.layer2.layer2_port);
     let options = options(args, beat_port);
     // It may wait for another agent, and loads programs: not on this thread, which must hear of signals.
     let dataplane = tokio::task::spawn_blocking(move || Dataplane::open(options)).await.context("cannot start")??;
@@ -121,10 +125,13 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
-    let (batches, object_events, access) = start_source(args, &source, &node)?;
+    let Sources { batches, events: object_events, ipam, metallb, access } = start_source(args, &source, &node)?;
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
-    let folder = matches!(source, Source::Dir(_));
-    let layer2 = if folder { layer2::start(store.clone(), rivals, layer2(args, &node, key, access)) } else { None };
+    let layer2 = if matches!(ipam, Ipam::Anybody) {
+        None
+    } else {
+        layer2::start(store.clone(), rivals, layer2(args, &node, key, access))
+    };
     let (announcer, desk) = layer2.unzip();
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
     let parts = Parts {
@@ -135,8 +142,9 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         metrics: Arc::clone(&metrics),
         checks,
         events: object_events,
-        giver: folder.then(|| Giver::open(&args.state_dir)),
+        ipam,
         announcer,
+        metallb,
     };
     let facts = Facts {
         source: source.to_string(),
@@ -161,7 +169,7 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     tokio::spawn(http::serve(
         "metrics".into(),
         args.metrics_bind_address,
-        metrics_router(Sources { metrics, questions: questions.clone(), store: store.clone(), layer2: desk.clone() }),
+        metrics_router(Scraped { metrics, questions: questions.clone(), store: store.clone(), layer2: desk.clone() }),
     ));
     if let Some(events) = events {
         let batches = samples::read("samples", events, Event::from_prefix).context("cannot start a thread")?;
@@ -179,17 +187,32 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
     bail!("a task has ended")
 }
 
-/// Starts the source, and the events that go with it.
-fn start_source(
-    args: &AgentArgs,
-    source: &Source,
-    node: &str,
-) -> Result<(mpsc::Receiver<Batch>, Events, Option<Arc<Access>>)> {
+/// What comes from where objects come from, and what is told there.
+struct Sources {
+    batches: Batches,
+    events: Events,
+    ipam: Ipam,
+    metallb: watch::Receiver<Presence>,
+    /// The API server, if there is one.
+    access: Option<Arc<Access>>,
+}
+
+/// Starts the source, and all that goes with it.
+fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources> {
+    // Nothing more comes, where nobody sends.
+    let (_, nothing) = mpsc::channel(1);
+    let (_, away) = watch::channel(Presence::Away);
     match source {
         Source::Dir(path) => {
-            let batches =
+            let served =
                 culvert_source::watch(path.clone(), args.model.rules()).context("the source cannot be watched")?;
-            Ok((batches, Events::off(), None))
+            Ok(Sources {
+                batches: Batches { served, announced: nothing },
+                events: Events::off(),
+                ipam: Ipam::Folder(Giver::open(&args.state_dir)),
+                metallb: away,
+                access: None,
+            })
         }
         Source::Kube => {
             let settings = Settings {
@@ -198,8 +221,20 @@ fn start_source(
                 state: Some(args.state_dir.clone()),
             };
             let access = Arc::new(Access::new(settings));
-            let batches = kube::watch(&access, node);
-            Ok((batches, Events::start(Arc::clone(&access), Reporter::agent(node)), Some(access)))
+            let events = Events::start(Arc::clone(&access), Reporter::agent(node));
+            let served = kube::watch(&access, node);
+            if !args.layer2.layer2 {
+                let batches = Batches { served, announced: nothing };
+                return Ok(Sources { batches, events, ipam: Ipam::Anybody, metallb: away, access: Some(access) });
+            }
+            let scope = Scope::new(&args.scope, &scope::namespace(&args.scope));
+            Ok(Sources {
+                batches: Batches { served, announced: kube::watch_layer2(&access) },
+                events,
+                ipam: Ipam::Cluster(Statuses::new(scope.clone())),
+                metallb: Lookout::new(Arc::clone(&access), scope, Part::Any).watch(),
+                access: Some(access),
+            })
         }
     }
 }
@@ -212,17 +247,17 @@ fn layer2_key(path: &Path) -> Result<Key> {
 
 /// How addresses are announced in layer 2.
 fn layer2(args: &AgentArgs, node: &str, key: Option<Key>, access: Option<Arc<Access>>) -> layer2::Settings {
-    let access = access.filter(|_| args.layer2_witness == WitnessArg::Lease);
+    let access = access.filter(|_| args.layer2.layer2_witness == WitnessArg::Lease);
     let way = access.map_or(Way::Gateway, |access| {
-        let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| "kube-system".to_owned());
+        let namespace = scope::namespace(&args.scope);
         let place = Place { namespace, name: "culvert-layer2".to_owned() };
         Way::Lease { access, place, identity: node.to_owned() }
     });
     layer2::Settings {
         node: node.to_owned(),
         choice: args.model.layer2(),
-        echo: args.answer_ping,
-        peers: key.map(|key| (peers::Settings { key, port: args.layer2_port }, way)),
+        echo: args.layer2.answer_ping,
+        peers: key.map(|key| (peers::Settings { key, port: args.layer2.layer2_port }, way)),
         state: args.state_dir.clone(),
     }
 }
@@ -264,7 +299,7 @@ fn trace(mut log: EbpfLogger<ToTracing>) -> std::io::Result<()> {
 
 // ===== metrics and what kube-proxy has beside them =====
 
-fn metrics_router(sources: Sources) -> Router {
+fn metrics_router(sources: Scraped) -> Router {
     const TEXT: [(header::HeaderName, &str); 2] =
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Router::new()
@@ -276,14 +311,14 @@ fn metrics_router(sources: Sources) -> Router {
 
 /// Whoever knows what a scrape asks for.
 #[derive(Clone)]
-struct Sources {
+struct Scraped {
     metrics: Arc<Metrics>,
     questions: mpsc::Sender<Question>,
     store: KernelStore,
     layer2: Option<Desk>,
 }
 
-async fn scrape(State(Sources { metrics, questions, store, layer2 }): State<Sources>) -> Response {
+async fn scrape(State(Scraped { metrics, questions, store, layer2 }): State<Scraped>) -> Response {
     let failed = |error: &views::Error| tracing::warn!(%error, "metrics");
     let status = views::whole_status(&questions, &store, false).await;
     let status = status.and_then(|status| status.inspect_err(failed).ok());

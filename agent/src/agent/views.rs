@@ -24,7 +24,7 @@ pub enum Error {
     #[error("there is no Service {0}")]
     Unknown(String),
     /// Nothing is announced in layer 2.
-    #[error("this agent announces nothing in layer 2: its source is no folder, or it may not (its log says so)")]
+    #[error("this agent announces nothing in layer 2: it runs without --layer2, or it may not (its log says so)")]
     NoLayer2,
     /// `culvert drain` cannot be remembered.
     #[error("that the node is drained cannot be kept for the next agent: {0}")]

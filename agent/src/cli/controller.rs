@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, value_parser};
 
-use super::{KubeArgs, LogFormat};
+use super::{KubeArgs, LogFormat, ScopeArgs};
 
 /// `culvert controller`.
 #[derive(Debug, Args)]
@@ -14,15 +14,9 @@ pub struct ControllerArgs {
     /// Where the API server is.
     #[command(flatten)]
     pub kube: KubeArgs,
-    /// The controller's own namespace; the pod's by default, and kube-system outside of one
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
-    pub namespace: Option<String>,
-    /// Namespaces whose pools and advertisements count; metallb-system and the controller's own by default
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    pub config_namespaces: Vec<String>,
-    /// The loadBalancerClass of the Services that get addresses; by default those that have no class
-    #[arg(long, value_name = "CLASS")]
-    pub load_balancer_class: Option<String>,
+    /// Whose Services it serves.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
     /// Services whose status is written in a second, at most
     #[arg(long, value_name = "NUMBER", default_value = "50")]
     pub kube_api_qps: NonZeroU32,

@@ -2,8 +2,10 @@
 #![allow(clippy::doc_markdown)] // what clap prints is plain text
 
 mod controller;
+mod layer2;
 mod node_setup;
 mod parse;
+mod scope;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +25,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::controller::ControllerArgs;
+pub use self::layer2::{Layer2Args, WitnessArg};
 pub use self::node_setup::{NodeSetupArgs, Step as SetupStep};
 use self::parse::{limit, limit_field, node_port_addresses, port_range, protocol, source};
+pub use self::scope::ScopeArgs;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -222,20 +226,12 @@ pub struct AgentArgs {
     /// Ports for translated source addresses; must not overlap net.ipv4.ip_local_port_range
     #[arg(long, value_name = "LOW-HIGH", default_value = "61000-65535", value_parser = port_range)]
     pub snat_ports: RangeInclusive<u16>,
-    /// Whether addresses that are announced in layer 2 answer to ping
-    #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
-    pub answer_ping: bool,
-    /// File with the key that the nodes share (16 bytes at least): with it nodes hear each other, and an address moves on when
-    /// one fails. Without, each announces what it would if all were alive
-    #[arg(long, value_name = "PATH", env = "CULVERT_LAYER2_KEY_FILE")]
-    pub layer2_key_file: Option<PathBuf>,
-    /// UDP port on which nodes hear each other; the same on all of them
-    #[arg(long, value_name = "PORT", default_value_t = 7473, value_parser = clap::value_parser!(u16).range(1..))]
-    pub layer2_port: u16,
-    /// Who decides between two halves of the nodes that do not hear each other: a Lease at the API server, or the answer of the
-    /// default gateway to a ping. With a folder as source always the gateway
-    #[arg(long, value_enum, default_value_t = WitnessArg::Lease)]
-    pub layer2_witness: WitnessArg,
+    /// What it announces.
+    #[command(flatten)]
+    pub layer2: Layer2Args,
+    /// In a cluster, whose Services it announces.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
     /// Size of a kind of kernel map, such as `flows=262144` or `slab-bytes=67108864`
     #[arg(long = "limit", value_name = "NAME=COUNT", value_parser = limit, value_delimiter = ',')]
     pub limits: Vec<(String, u32)>,
@@ -508,15 +504,6 @@ pub enum LogFormat {
     Text,
     /// One object a line
     Json,
-}
-
-/// `--layer2-witness`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WitnessArg {
-    /// A Lease at the API server
-    Lease,
-    /// The default gateway
-    Gateway,
 }
 
 /// `--socket-mode`.

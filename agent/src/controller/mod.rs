@@ -11,7 +11,6 @@
 //! wrote included.
 
 mod desk;
-mod metallb;
 pub mod metrics;
 mod outbox;
 mod pace;
@@ -24,7 +23,6 @@ mod unanswered;
 #[cfg(test)]
 mod world;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,11 +33,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use culvert_source::events::{Events, Reporter};
-use culvert_source::kube::{Access, AskError, Settings};
+use culvert_source::kube::{Access, Settings};
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
-use self::desk::Scope;
 use self::metrics::Metrics;
 use self::pace::Rate;
 use self::session::{ANSWER, Rule, Session, Tools};
@@ -47,19 +44,10 @@ use self::unanswered::Unanswered;
 use crate::election::lease::{Candidate, Terms};
 use crate::election::{self, Election, Place, Term};
 use crate::cli::ControllerArgs;
+use crate::metallb::{Lookout, Part};
 use crate::output::Done;
+use crate::scope::{self, Scope};
 use crate::{http, logging, signals};
-
-/// The namespace of MetalLB's manifests.
-const METALLB: &str = "metallb-system";
-/// The namespace of one that is not told, and is not in a pod.
-const OUTSIDE: &str = "kube-system";
-/// Where a pod finds its namespace.
-const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-/// How often MetalLB's own controller is looked for.
-const LOOK: Duration = Duration::from_secs(10);
-/// It is gone when it was looked for in vain so often.
-const AWAY: u32 = 2;
 
 /// Runs the controller until a signal ends it.
 pub fn run(args: &ControllerArgs) -> Result<Done> {
@@ -75,7 +63,7 @@ pub fn run(args: &ControllerArgs) -> Result<Done> {
 
 async fn controller(args: &ControllerArgs, identity: &str, stop: impl Future<Output = &'static str>) -> Result<Done> {
     let terms = terms(args)?;
-    let namespace = namespace(args);
+    let namespace = scope::namespace(&args.scope);
     let settings =
         Settings { servers: args.kube.api_server.clone(), kubeconfig: args.kube.kubeconfig.clone(), state: None };
     let access = Arc::new(Access::new(settings));
@@ -91,16 +79,12 @@ async fn controller(args: &ControllerArgs, identity: &str, stop: impl Future<Out
     tokio::spawn(http::serve("health and metrics".into(), args.bind_address, router));
     let (end, ended) = oneshot::channel();
     let election = tokio::spawn(election.run(ended));
-    let config_namespaces: BTreeSet<String> = if args.config_namespaces.is_empty() {
-        BTreeSet::from([METALLB.to_owned(), namespace.clone()])
-    } else {
-        args.config_namespaces.iter().cloned().collect()
-    };
-    let scope = Scope { class: args.load_balancer_class.clone(), config_namespaces };
+    let scope = Scope::new(&args.scope, &namespace);
     let rate = Rate { burst: args.kube_api_burst.get(), interval: Duration::from_secs(1) / args.kube_api_qps.get() };
     let unanswered = Unanswered::default();
     let tools = Tools { access, namespace, metrics, unanswered: unanswered.clone(), rate };
-    let reign = Reign { tools, scope, reporter: Reporter::controller(identity) };
+    let metallb = Lookout::new(Arc::clone(&tools.access), scope.clone(), Part::Controller);
+    let reign = Reign { tools, scope, metallb, reporter: Reporter::controller(identity) };
     tokio::select! {
         () = reign.forever(term) => bail!("the election has ended"),
         signal = stop => tracing::info!(signal, "ending; every address stays"),
@@ -119,6 +103,7 @@ async fn controller(args: &ControllerArgs, identity: &str, stop: impl Future<Out
 struct Reign {
     tools: Tools,
     scope: Scope,
+    metallb: Lookout,
     reporter: Reporter,
 }
 
@@ -143,7 +128,7 @@ impl Reign {
     async fn lead(&self) {
         // They are this term's: with it, their writing ends.
         let events = Events::start(Arc::clone(&self.tools.access), self.reporter.clone());
-        let mut metallb = self.find_metallb().await;
+        let mut metallb = self.metallb.find("nothing is written").await;
         loop {
             self.tools.metrics.waits_for_metallb(metallb.is_some());
             self.tools.metrics.configured(false, false);
@@ -161,7 +146,7 @@ impl Reign {
             let session = Session::new(self.tools.clone(), rule, self.scope.clone(), events.clone());
             tokio::select! {
                 biased;
-                changed = self.metallb_changes(metallb.is_some()) => metallb = changed,
+                changed = self.metallb.changes(metallb.is_some()) => metallb = changed,
                 () = session.run() => {}
             }
         }
@@ -176,50 +161,6 @@ impl Reign {
         tokio::time::sleep(ANSWER).await;
         unanswered.clear();
     }
-
-    /// The pod of MetalLB's own controller, if there is one. Asks until that is known.
-    async fn find_metallb(&self) -> Option<String> {
-        let mut said = None;
-        loop {
-            match self.look().await {
-                Ok(found) => return found,
-                Err(error) => {
-                    let error = error.to_string();
-                    if said.as_ref() != Some(&error) {
-                        tracing::warn!(
-                            error,
-                            "whether MetalLB's own controller runs cannot be said; nothing is written"
-                        );
-                        said = Some(error);
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Waits until it begins to run, or does so no more. As long as nobody knows, it is as it was; and one that is started
-    /// anew is away for a moment only.
-    async fn metallb_changes(&self, ran: bool) -> Option<String> {
-        let mut missed = 0;
-        loop {
-            tokio::time::sleep(LOOK).await;
-            match self.look().await {
-                Ok(None) if ran => missed += 1,
-                Ok(Some(pod)) if !ran => return Some(pod),
-                Ok(_) => missed = 0,
-                Err(error) => tracing::debug!(%error, "whether MetalLB's own controller runs cannot be said"),
-            }
-            if missed == AWAY {
-                tracing::info!("MetalLB's own controller does not run any more");
-                return None;
-            }
-        }
-    }
-
-    async fn look(&self) -> Result<Option<String>, AskError> {
-        metallb::find(&self.tools.access, &self.scope.config_namespaces, self.scope.class.as_deref()).await
-    }
 }
 
 fn terms(args: &ControllerArgs) -> Result<Terms> {
@@ -233,11 +174,6 @@ fn terms(args: &ControllerArgs) -> Result<Terms> {
         Ok(()) => Ok(terms),
         Err(wrong) => bail!("--lease-duration, --lease-renew-deadline, --lease-retry-period: {wrong}"),
     }
-}
-
-fn namespace(args: &ControllerArgs) -> String {
-    let of_pod = || std::fs::read_to_string(OWN_NAMESPACE).ok().map(|text| text.trim().to_owned());
-    args.namespace.clone().or_else(of_pod).filter(|name| !name.is_empty()).unwrap_or_else(|| OUTSIDE.to_owned())
 }
 
 fn identity(args: &ControllerArgs) -> Result<String> {

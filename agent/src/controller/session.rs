@@ -26,12 +26,13 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::desk::{self, Desk, Notice, Work};
+use super::desk::{Desk, Notice, Work};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use super::pace::{Pace, Rate};
 use super::status;
 use super::unanswered::Unanswered;
+use crate::scope;
 
 /// Writes that are under way at most.
 const PARALLEL: usize = 8;
@@ -102,7 +103,7 @@ pub struct Session {
 
 impl Session {
     /// Nothing is known, and nothing asked.
-    pub fn new(tools: Tools, rule: Rule, scope: desk::Scope, events: Events) -> Self {
+    pub fn new(tools: Tools, rule: Rule, scope: scope::Scope, events: Events) -> Self {
         let pace = Pace::new(tools.rate, Instant::now());
         Self {
             tools,

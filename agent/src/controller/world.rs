@@ -12,7 +12,8 @@ use culvert_source::{Change, Id, Kind, Object};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::desk::{Desk, Scope, Work};
+use super::desk::{Desk, Work};
+use crate::scope::Scope;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const MAIN: [&str; 2] = ["192.0.2.1-192.0.2.6", "192.0.2.4-192.0.2.9"];

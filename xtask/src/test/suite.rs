@@ -22,6 +22,7 @@ const KUBERNETES: &[&str] = &[
     "deploy",
     "kube_agent",
     "kube_controller",
+    "kube_layer2",
     "kube_metallb",
     "kube_proxy_itself",
     "kube_source",

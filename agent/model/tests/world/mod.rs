@@ -164,7 +164,12 @@ fn grant() -> impl Strategy<Value = Grant> {
     let address = select(ADDRESSES).prop_filter_map("an address", |text| text.parse().ok());
     let given = vec(address, 1..3).prop_map(|addresses| Granted { addresses, pool: "main".into() });
     let failure = Failure { field: "spec".to_owned(), message: "no".to_owned() };
-    (option::of(given), option::of(Just(failure))).prop_map(|(given, failure)| Grant { given, failure })
+    let pool = option::of(Just("main".into()));
+    (option::of(given), pool, option::of(Just(failure))).prop_map(|(given, pool, failure)| Grant {
+        given,
+        pool,
+        failure,
+    })
 }
 
 fn affinity() -> impl Strategy<Value = Option<SessionAffinityConfig>> {

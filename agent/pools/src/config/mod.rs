@@ -10,6 +10,7 @@ mod violations;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use advertisement::{BgpAdvertisement, L2Advertisement, PoolChoice};
@@ -63,6 +64,11 @@ impl Config {
     /// Everything that is wrong, sorted by object.
     pub fn new(resources: &Resources) -> Result<Self, Vec<Finding>> {
         compile::config(resources)
+    }
+
+    /// The pool that an address is of: it is of one at most.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Arc<Pool>> {
+        self.pools.values().find(|pool| pool.contains(address))
     }
 
     /// What is allowed and hardly meant, sorted by object.

@@ -1,5 +1,5 @@
 //! The source `kube`: objects of an API server. An agent watches Services, EndpointSlices and its own Node, as kube-proxy does;
-//! whoever gives out addresses watches Services and what pools are configured with.
+//! whoever gives out addresses watches Services and what pools are configured with, and whoever announces them all Nodes besides.
 //!
 //! ```text
 //! access: credentials, servers ─► reflect (one task a kind) ─► decode ─► told: differences ─┐
@@ -47,6 +47,12 @@ pub fn watch(access: &Arc<Access>, node: &str) -> Receiver<Batch> {
 /// asked for again; that there are no pools because their definition is missing is never said, for it would take away every address.
 pub fn watch_addresses(access: &Arc<Access>) -> Receiver<Batch> {
     start(access, Selection::of_addresses())
+}
+
+/// The same for agents that announce in layer 2: all Nodes, pools, advertisements and communities, of all namespaces. It is watched apart
+/// from what an agent serves, which has not to wait for any of it.
+pub fn watch_layer2(access: &Arc<Access>) -> Receiver<Batch> {
+    start(access, Selection::of_layer2())
 }
 
 fn start(access: &Arc<Access>, selections: Vec<Selection>) -> Receiver<Batch> {

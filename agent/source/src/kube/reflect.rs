@@ -94,6 +94,14 @@ impl Selection {
         std::iter::once(services).chain(configuration).collect()
     }
 
+    /// What announcing in layer 2 depends on besides Services: all Nodes, and what pools and advertisements are configured with.
+    pub fn of_layer2() -> Vec<Self> {
+        use culvert_pools::Kind::{Community, IpAddressPool, L2Advertisement};
+        let of = |kind| Self::all(Kind::Addresses(kind));
+        let optional = |kind| Self { absence: Absence::Empty, ..of(kind) };
+        vec![Self::all(Kind::Node), of(IpAddressPool), optional(L2Advertisement), optional(Community)]
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -594,7 +602,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_kind_that_is_not_installed_has_no_objects_but_pools_that_are_missing_are_not_said_to_be_none() {
-        for selection in Selection::of_addresses().into_iter().chain(Selection::of_node("n1")) {
+        let all = [Selection::of_addresses(), Selection::of_node("n1"), Selection::of_layer2()];
+        for selection in all.into_iter().flatten() {
             let (news, mut heard) = mpsc::channel(100);
             let kind = selection.kind();
             let mut reflector = Reflector::new(selection, Arc::new(Access::new(Settings::default())), news);

@@ -38,6 +38,8 @@ pub struct Orders {
 /// The main loop's part: it keeps what the choice depends on, and gives orders when they change.
 pub struct Announcer {
     announcements: Announcements,
+    /// Why nothing at all is announced, if so.
+    hushed: Option<String>,
     /// Something changed since the last decision.
     changed: bool,
     /// Addresses of the nodes.
@@ -61,7 +63,7 @@ impl Announcer {
     ) -> Self {
         let announcements = Announcements::new(settings);
         let (nodes, decision) = (BTreeMap::new(), Decision::default());
-        Self { announcements, changed: true, nodes, drained, hearing, decision, orders }
+        Self { announcements, hushed: None, changed: true, nodes, drained, hearing, decision, orders }
     }
 
     /// Waits until something else is heard of other nodes.
@@ -123,6 +125,12 @@ impl Announcer {
         self.changed = true;
     }
 
+    /// Nothing at all is announced for a reason, or for none any more.
+    pub fn hush(&mut self, reason: Option<String>) {
+        self.changed |= self.hushed != reason;
+        self.hushed = reason;
+    }
+
     /// Gives orders, if something changed. `held` is what the kernel holds.
     pub fn decide(&mut self, node: &str, config: &Arc<Config>, report: &Report, held: &BTreeMap<ServiceKey, Held>) {
         self.changed |= self.announcements.configure(config);
@@ -135,7 +143,10 @@ impl Announcer {
         let holds = |key: &ServiceKey, addresses: &[IpAddr]| {
             held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
         };
-        self.decision = self.announcements.decide(node, me, holds);
+        self.decision = match &self.hushed {
+            Some(reason) => self.announcements.none(reason),
+            None => self.announcements.decide(node, me, holds),
+        };
         let eligible = self.announcements.eligible().map(|name| {
             let addresses = self.nodes.get(name).cloned().unwrap_or_default();
             (name.to_owned(), addresses)
@@ -145,7 +156,7 @@ impl Announcer {
             links: segments.values().map(|(name, segment)| ((*name).to_owned(), of_said(segment))).collect(),
             unable: self.announcements.unable(holds),
             announced: BTreeSet::new(),
-            drained: self.drained.is_set(),
+            drained: self.drained.is_set() || self.hushed.is_some(),
         };
         let used = self.announcements.addresses();
         let mut orders = Orders { said, eligible, ..orders(&segments, &self.decision.own, used) };

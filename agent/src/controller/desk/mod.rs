@@ -25,26 +25,19 @@ use std::sync::Arc;
 
 use culvert_model::objects::{LoadBalancerIngress, Service};
 use culvert_model::{ServiceKey, parse_address};
-use culvert_pools::{Allocator, Config, Decision, Finding, PoolStatus, Resource, Resources, Settings, StatusIs};
+use culvert_pools::{Allocator, Config, Decision, Finding, PoolStatus, Resource, Settings, StatusIs};
 use culvert_source::{Change, Id, Kind, Object};
 use serde_json::Value;
 
 use self::listing::Listing;
 use super::patch::{self, Should, has_finalizer, ingress, ingress_of, is_marked, same};
+use crate::configuration::Configuration;
 use crate::objects::service_key;
+use crate::scope::Scope;
 
 /// A status that is emptied is filled again so often: the API server does that to a Service that is no LoadBalancer for a moment, which may
 /// go by unseen. Whoever does it more often is another writer.
 const EMPTIED: u32 = 10;
-
-/// What the controller is told besides the objects.
-#[derive(Clone, Debug, Default)]
-pub struct Scope {
-    /// The `loadBalancerClass` that is ours; `None` = Services without one.
-    pub class: Option<String>,
-    /// Namespaces whose resources make the configuration.
-    pub config_namespaces: BTreeSet<String>,
-}
 
 /// Something that its user is told of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,11 +65,7 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Desk {
     scope: Scope,
-    resources: Resources,
-    /// The resources are other ones than those that were compiled last.
-    dirty: bool,
-    config: Option<Arc<Config>>,
-    findings: Vec<Finding>,
+    configuration: Configuration,
     complete: bool,
     allocator: Allocator,
     services: BTreeMap<ServiceKey, Seen>,
@@ -133,11 +122,8 @@ impl Desk {
     pub fn new(scope: Scope) -> Self {
         let allocator = Allocator::new(Settings { class: scope.class.clone(), status: StatusIs::Record });
         Self {
+            configuration: Configuration::of(scope.config_namespaces.clone()),
             scope,
-            resources: Resources::default(),
-            dirty: true,
-            config: None,
-            findings: Vec::new(),
             complete: false,
             allocator,
             services: BTreeMap::new(),
@@ -161,16 +147,7 @@ impl Desk {
             Change::Remove(Id { kind: Kind::Addresses(culvert_pools::Kind::Namespace), key }) => {
                 self.allocator.absorb(culvert_pools::Change::NamespaceGone(key.name.to_string()));
             }
-            Change::Upsert(Object::Addresses(resource)) => {
-                if self.scope.config_namespaces.contains(&resource.metadata().namespace) {
-                    self.dirty |= self.resources.upsert(resource);
-                }
-            }
-            Change::Remove(Id { kind: Kind::Addresses(kind), key }) => {
-                self.dirty |= self.resources.remove(&culvert_pools::Id { kind, key });
-            }
-            Change::Upsert(Object::EndpointSlice(_) | Object::Node(_))
-            | Change::Remove(Id { kind: Kind::EndpointSlice | Kind::Node, .. }) => {}
+            change => self.configuration.take(&change),
         }
     }
 
@@ -265,7 +242,7 @@ impl Desk {
             return;
         }
         self.configure();
-        let Some(config) = self.config.clone() else { return };
+        let Some(config) = self.configuration.config().cloned() else { return };
         for key in mem::take(&mut self.unsettled) {
             self.settle(key, &config);
         }
@@ -327,7 +304,7 @@ impl Desk {
 
     /// What is wrong with the configuration; the last good one is in force.
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        self.configuration.findings()
     }
 
     /// Whether anything can be said of the configuration.
@@ -337,7 +314,7 @@ impl Desk {
 
     /// Whether a configuration is in force.
     pub fn is_configured(&self) -> bool {
-        self.config.is_some()
+        self.configuration.config().is_some()
     }
 
     fn step(&mut self, key: &ServiceKey) -> Step {
@@ -415,18 +392,15 @@ impl Desk {
     }
 
     fn asks_us(&self, service: &Service) -> bool {
-        service.spec.kind == "LoadBalancer"
-            && service.metadata.deletion_timestamp.is_none()
-            && service.spec.load_balancer_class == self.scope.class
+        self.scope.covers(service) && service.metadata.deletion_timestamp.is_none()
     }
 
     /// Decides whose a Service is that asks us.
     fn settle(&mut self, key: ServiceKey, config: &Config) {
         let Some(seen) = self.services.get_mut(&key) else { return };
         let status = ingress(&seen.service);
-        let of_pools = |one: &LoadBalancerIngress| {
-            parse_address(&one.ip).is_some_and(|address| config.pools.values().any(|pool| pool.contains(address)))
-        };
+        let of_pools =
+            |one: &LoadBalancerIngress| parse_address(&one.ip).is_some_and(|address| config.pool_of(address).is_some());
         if status.is_empty() || is_marked(&seen.service) || status.iter().any(of_pools) {
             seen.stand = Stand::Ours;
             self.allocator.absorb(culvert_pools::Change::Service(Arc::clone(&seen.service)));
@@ -440,20 +414,14 @@ impl Desk {
 
     /// Puts the resources in force, if they are valid together.
     fn configure(&mut self) {
-        if !mem::take(&mut self.dirty) {
+        if !self.configuration.settle() {
             return;
         }
-        match Config::new(&self.resources) {
-            Ok(config) => {
-                self.findings.clear();
-                let config = Arc::new(config);
-                self.config = Some(Arc::clone(&config));
-                self.allocator.absorb(culvert_pools::Change::Config(config));
-                // Their addresses may be of a pool now.
-                let found = self.services.iter().filter(|(_, seen)| seen.stand == Stand::Found);
-                self.unsettled.extend(found.map(|(key, _)| key.clone()));
-            }
-            Err(findings) => self.findings = findings,
+        if let Some(config) = self.configuration.config() {
+            self.allocator.absorb(culvert_pools::Change::Config(Arc::clone(config)));
+            // Their addresses may be of a pool now.
+            let found = self.services.iter().filter(|(_, seen)| seen.stand == Stand::Found);
+            self.unsettled.extend(found.map(|(key, _)| key.clone()));
         }
     }
 }
