@@ -38,6 +38,23 @@ enum Bench {
     /// Lists to kernel, change to kernel, memory and CPU time of the agent and of kube-proxy, with a real API server;
     /// docs/BENCHMARKS.md
     Scale(Scale),
+    /// Time without an answer, broken connections and double answers when the node fails that announces an address: node
+    /// off, agent killed, link down, drain; docs/BENCHMARKS.md
+    Failover(Failover),
+}
+
+/// Options of `bench failover`, handed on.
+#[derive(Args)]
+struct Failover {
+    /// Runs of each case [default: 20]
+    #[arg(long, value_name = "N")]
+    rounds: Option<String>,
+    /// Nodes, up to 9 [default: 3]
+    #[arg(long, value_name = "N")]
+    nodes: Option<String>,
+    /// How to print the figures; with `json`, each single run, and nothing else on standard output
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
 }
 
 /// Options of `bench scale`, handed on; the benchmark knows what they may be.
@@ -116,7 +133,12 @@ const PROGRAMS: &[Program] = &[Program::Etcd, Program::KubeApiserver, Program::K
 
 /// Runs a benchmark.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    if matches!(&arguments.bench, Bench::Scale(options) if options.output == Output::Json) {
+    let output = match &arguments.bench {
+        Bench::Path { .. } => Output::Text,
+        Bench::Scale(options) => options.output,
+        Bench::Failover(options) => options.output,
+    };
+    if output == Output::Json {
         leave_output();
     }
     setup::run(workspace)?;
@@ -126,6 +148,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.bench {
         Bench::Path { only } => path(&mut bench, &artifacts, only)?,
         Bench::Scale(options) => scale(&mut bench, workspace, options)?,
+        Bench::Failover(options) => failover(&mut bench, &artifacts, options)?,
     }
     let status = bench.status().context("cannot start the benchmark")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -138,6 +161,18 @@ fn path(bench: &mut Command, artifacts: &Artifacts, only: &[Part]) -> Result<()>
         .env("CULVERT_SHIM_OBJECT", object.with_file_name("shim.o"))
         .env("CULVERT_EBPF_OBJECT", object);
     bench.arg("path").args(only.iter().map(|part| part.name()));
+    Ok(())
+}
+
+fn failover(bench: &mut Command, artifacts: &Artifacts, options: &Failover) -> Result<()> {
+    bench.env("CULVERT_BIN", artifacts.binary("culvert")?);
+    let Failover { rounds, nodes, output } = options;
+    bench.args(["failover", "--output", output.name()]);
+    for (name, value) in [("--rounds", rounds), ("--nodes", nodes)] {
+        if let Some(value) = value {
+            bench.args([name, value]);
+        }
+    }
     Ok(())
 }
 

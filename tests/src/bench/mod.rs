@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod connections;
+pub mod failover;
 pub mod packets;
 pub mod path;
 pub mod scale;

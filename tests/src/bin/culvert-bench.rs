@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, ValueEnum};
 use culvert_tests::bench::{
-    connect, connections,
+    connect, connections, failover,
     path::{self, Effort},
     scale::{self, Plan, figures, objects::Size, proxy::Proxy},
 };
@@ -23,6 +23,8 @@ enum Bench {
     },
     /// How proxies scale with Services and endpoints
     Scale(Scale),
+    /// How addresses move when nodes fail
+    Failover(Failover),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,6 +59,19 @@ struct Scale {
     output: Output,
 }
 
+#[derive(Args)]
+struct Failover {
+    /// Runs of each case
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// How to print the figures
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
     Text,
@@ -73,6 +88,7 @@ fn main() -> Result<()> {
             all.into_iter().filter(|(part, _)| wanted(*part)).try_for_each(|(_, measure)| measure())
         }
         Bench::Scale(arguments) => scale(&arguments),
+        Bench::Failover(arguments) => failover(&arguments),
     }
 }
 
@@ -162,6 +178,41 @@ fn progress(done: usize, all: usize) {
     }
     let line = if all == 0 { String::new() } else { format!("measuring {done}/{all}") };
     let _ = write!(err, "\r{line:<24}\r");
+}
+
+/// Time without an answer, broken connections, and two answers at once.
+fn failover(arguments: &Failover) -> Result<()> {
+    let Failover { rounds, nodes, output } = arguments;
+    let figures = failover::run(*nodes, *rounds, &failover::Case::ALL, &mut |words| {
+        let _ = writeln!(std::io::stderr(), "{words}");
+    })?;
+    let mut out = std::io::stdout();
+    if matches!(output, Output::Json) {
+        serde_json::to_writer_pretty(&mut out, &json!({"nodes": nodes, "interval_ms": 5, "cases": figures}))?;
+        return Ok(writeln!(out)?);
+    }
+    writeln!(
+        out,
+        "{:<30}{:>6}{:>10}{:>10}{:>9}{:>9}{:>11}",
+        "case", "runs", "p50 ms", "max ms", "lost", "broken", "overlap ms"
+    )?;
+    for figure in &figures {
+        let (median, maximum) = figure.median_and_maximum(|run| run.silence_ms);
+        let (_, overlap) = figure.median_and_maximum(|run| run.overlap_ms);
+        let (lost, broken): (usize, usize) =
+            figure.runs.iter().fold((0, 0), |(lost, broken), run| (lost + run.lost, broken + run.broken));
+        writeln!(
+            out,
+            "{:<30}{:>6}{median:>10}{maximum:>10}{lost:>9}{broken:>9}{overlap:>11}",
+            figure.case.name(),
+            figure.runs.len()
+        )?;
+    }
+    Ok(writeln!(
+        out,
+        "{nodes} nodes. Time without an answer to a UDP request every 5 ms from a client behind a router; requests lost; of 20 \
+         TCP connections in each run, those that broke; the longest time in which two nodes answered or announced."
+    )?)
 }
 
 /// Lists to kernel, change to kernel, memory and CPU time.
