@@ -149,6 +149,17 @@ impl Announcements {
         choices.into_iter().map(|(address, choice)| (address, Own::of(name, choice))).collect()
     }
 
+    /// The Services of each address that a node announces; `own` is what [`Announcements::own`] said.
+    pub fn services(&self, own: &BTreeMap<IpAddr, Own>) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
+        let mut services: BTreeMap<IpAddr, BTreeSet<ServiceKey>> = BTreeMap::new();
+        for (key, announced) in &self.services {
+            for address in announced.service.addresses.iter().filter(|one| matches!(own.get(one), Some(Own::On(_)))) {
+                services.entry(*address).or_default().insert(key.clone());
+            }
+        }
+        services
+    }
+
     /// That a node announces none of the addresses, for a reason.
     pub fn none(&self, reason: &str) -> BTreeMap<IpAddr, Own> {
         let addresses = self.services.values().flat_map(|announced| &announced.service.addresses);

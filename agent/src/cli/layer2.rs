@@ -18,6 +18,12 @@ pub struct Layer2Args {
     #[arg(long, value_name = "PORT", default_value_t = 7473)]
     #[allow(dead_code, reason = "read where nodes hear one another")]
     pub layer2_port: u16,
+    /// The agent's pod, which owns what it writes of what it announces
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// The pod's uid
+    #[arg(long, value_name = "UID", env = "POD_UID")]
+    pub pod_uid: Option<String>,
     /// Whether addresses that are announced in layer 2 answer to ping
     #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
     pub answer_ping: bool,

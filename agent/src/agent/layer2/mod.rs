@@ -14,12 +14,13 @@ mod groups;
 mod orders;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::maps::{MapData, RingBuf};
 use culvert_announce::choice::Settings;
 use culvert_api::layer2::{Address, Layer2, Link};
+use culvert_api::plan::ServiceKey;
 use culvert_dataplane::announced::Announced;
 use culvert_dataplane::kernel::KernelStore;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,20 +33,25 @@ use super::views;
 /// Questions that may wait for the task.
 const QUESTIONS: usize = 16;
 
+/// The Services that the node speaks for, with the names of the links.
+pub type Spoken = BTreeMap<ServiceKey, BTreeSet<String>>;
+
 /// How the task is asked.
 #[derive(Clone, Debug)]
 pub struct Desk(mpsc::Sender<Question>);
 
 /// Starts the task; `None` if it cannot run here, which is logged. `echo`: announced addresses answer to ping.
+/// `spoken` is told what is announced, once something was decided.
 pub fn start(
     store: KernelStore,
     rivals: Option<RingBuf<MapData>>,
     settings: Settings,
     echo: bool,
+    spoken: watch::Sender<Option<Spoken>>,
 ) -> Option<(Announcer, Desk)> {
     let (sender, orders) = watch::channel(None);
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    match Task::new(Announced::new(store), rivals?, orders, asked, echo) {
+    match Task::new(Announced::new(store), rivals?, orders, asked, echo, spoken) {
         Ok(task) => {
             tokio::spawn(task.run());
             Some((Announcer::new(settings, sender), Desk(questions)))

@@ -26,6 +26,8 @@ pub struct Orders {
     pub wanted: Wanted,
     /// Names of all links that could carry announcements, by ifindex.
     pub names: BTreeMap<u32, String>,
+    /// The Services of each address that is to be announced.
+    pub services: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
 }
 
 /// The main loop's part: it keeps what the choice depends on, and gives orders when they change.
@@ -97,7 +99,7 @@ impl Announcer {
                 held.get(key).is_some_and(|held| addresses.iter().all(|address| has(held, *address)))
             }),
         };
-        let orders = orders(&segments, &own);
+        let orders = Orders { services: self.announcements.services(&own), ..orders(&segments, &own) };
         self.own = own;
         self.orders.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&orders);
@@ -137,7 +139,8 @@ fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: &BTreeMap<IpAddr, Own
     let links =
         running.map(|(index, (_, segment))| (*index, Link { mac: Mac(segment.mac), since: segment.carrier_ups }));
     let wanted = Wanted { links: links.collect(), addresses: addresses.collect() };
-    Orders { wanted, names: segments.iter().map(|(index, (name, _))| (*index, (*name).to_owned())).collect() }
+    let names = segments.iter().map(|(index, (name, _))| (*index, (*name).to_owned())).collect();
+    Orders { wanted, names, services: BTreeMap::new() }
 }
 
 #[cfg(test)]
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!(segments.keys().collect::<Vec<_>>(), [&1, &2]);
         let silent = ("192.0.2.3".parse().unwrap(), Own::Silent("no ready endpoint on any node".to_owned()));
         let decided = [own("192.0.2.1", &["eth1", "eth2"]), own("192.0.2.2", &["eth3"]), silent];
-        let Orders { wanted, names } = orders(&segments, &decided.into());
+        let Orders { wanted, names, .. } = orders(&segments, &decided.into());
         assert_eq!(wanted.links, BTreeMap::from([(1, Link { mac: Mac([2, 0, 0, 0, 0, 1]), since: 4 })]));
         let addresses: Vec<_> =
             wanted.addresses.values().map(|links| links.iter().copied().collect::<Vec<_>>()).collect();

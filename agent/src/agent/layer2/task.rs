@@ -18,6 +18,7 @@ use culvert_dataplane::kernel::KernelStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::Spoken;
 use super::groups::Groups;
 use super::orders::Orders;
 use crate::agent::core::now;
@@ -44,6 +45,7 @@ pub struct Task {
     orders: Arc<Orders>,
     echo: bool,
     asked: mpsc::Receiver<Question>,
+    spoken: watch::Sender<Option<Spoken>>,
     /// Who claimed an address last.
     claims: BTreeMap<Place, Claimed>,
     /// Announcements that were sent.
@@ -70,6 +72,7 @@ impl Task {
         receiver: watch::Receiver<Option<Arc<Orders>>>,
         asked: mpsc::Receiver<Question>,
         echo: bool,
+        spoken: watch::Sender<Option<Spoken>>,
     ) -> io::Result<Self> {
         let now = now();
         let left = rows.rows()?.into_iter();
@@ -87,6 +90,7 @@ impl Task {
             orders: Arc::default(),
             echo,
             asked,
+            spoken,
             claims: BTreeMap::new(),
             sent: BTreeMap::new(),
         })
@@ -116,7 +120,24 @@ impl Task {
                 }
             };
             self.act(actions);
+            self.say();
         }
+    }
+
+    /// Says which Services are spoken for, and on which links, if that is not what was said last.
+    fn say(&self) {
+        let mut spoken = Spoken::new();
+        for (place, ..) in self.speaker.standings().filter(|(_, standing, _)| *standing == Standing::Speaking) {
+            for service in self.orders.services.get(&place.address).into_iter().flatten() {
+                spoken.entry(service.clone()).or_default().insert(self.name(place).to_owned());
+            }
+        }
+        let spoken = self.receiver.borrow().is_some().then_some(spoken);
+        self.spoken.send_if_modified(|last| {
+            let changed = *last != spoken;
+            *last = spoken;
+            changed
+        });
     }
 
     /// Takes new orders.
