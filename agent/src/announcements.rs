@@ -226,6 +226,17 @@ impl Announcements {
         Decision { choices, own }
     }
 
+    /// The Services of each address that a node announces; `own` is what [`Announcements::own`] said.
+    pub fn services(&self, own: &BTreeMap<IpAddr, Own>) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
+        let mut services: BTreeMap<IpAddr, BTreeSet<ServiceKey>> = BTreeMap::new();
+        for (key, announced) in &self.services {
+            for address in announced.service.addresses.iter().filter(|one| matches!(own.get(one), Some(Own::On(_)))) {
+                services.entry(*address).or_default().insert(key.clone());
+            }
+        }
+        services
+    }
+
     /// That a node announces none of the addresses, for a reason.
     pub fn none(&self, reason: &str) -> Decision {
         let own = self.addresses().into_iter().map(|address| (address, Own::Silent(reason.to_owned())));

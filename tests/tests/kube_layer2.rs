@@ -23,6 +23,9 @@ use serde_json::{Value, json};
 
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
 const ADVERTISEMENTS: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/l2advertisements";
+const STATUSES: &str = "/apis/metallb.io/v1beta1/namespaces/kube-system/servicel2statuses";
+/// The pod that the agent would be, by name and uid.
+const POD: (&str, &str) = ("culvert-agent-x", "00000000-0000-0000-0000-000000000001");
 /// Addresses of the nodes' own network.
 const RANGES: [&str; 2] = ["198.51.100.200-198.51.100.209", "2001:db8:2::200-2001:db8:2::209"];
 const V4: &str = "198.51.100.200";
@@ -98,7 +101,8 @@ impl Stage {
         let controller = controller(&plane, &lab.client)?;
         let mut options =
             Options { kubeconfig: Some(plane.kubeconfig(User::Agent)?), ..Options::new(SocketMode::All)? };
-        options.flags.push("--layer2".to_owned());
+        let (name, uid) = POD;
+        options.flags.extend(["--layer2".to_owned(), format!("--pod-name={name}"), format!("--pod-uid={uid}")]);
         let agent = Agent::start(lab, 0, &options)?;
         let mut stage = Self { agent, controller, plane, scenery };
         stage.agent.ready()?;
@@ -141,6 +145,16 @@ impl Stage {
         }))
     }
 
+    /// Waits until the ServiceL2Statuses are such.
+    fn status(&self, wanted: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        self.told(eventually("ServiceL2Statuses", LIMIT, || {
+            let mut list = self.plane.ask(User::Admin, "GET", STATUSES, None)?;
+            let items: Vec<Value> = serde_json::from_value(list["items"].take()).with_context(|| list.to_string())?;
+            ensure!(wanted(&items) && items.iter().all(|item| item["status"]["node"].is_string()), "{items:?}");
+            Ok(Some(items))
+        }))
+    }
+
     fn pod_of_metallb(&self, phase: &str) -> Result<()> {
         let status = json!({"status": {"phase": phase}});
         self.plane.patch(&format!("{PODS}/speaker-1/status"), &status).map(drop)
@@ -175,7 +189,7 @@ fn pings(place: &Place, to: IpAddr) -> Result<bool> {
 
 #[test]
 fn what_the_controller_gives_an_agent_announces() -> Result<()> {
-    let stage = Stage::advertised(|_| Ok(()))?;
+    let mut stage = Stage::advertised(|_| Ok(()))?;
     let lab = &stage.scenery.lab;
     for to in [V4, V6] {
         stage.answers(to, true)?;
@@ -188,6 +202,25 @@ fn what_the_controller_gives_an_agent_announces() -> Result<()> {
         }
         ensure!(!stage.scenery.cast.n1.sh("ip addr")?.contains(&to.to_string()), "a link carries {to}");
     }
+    let status = stage.status(|items| items.len() == 1)?.remove(0);
+    let wanted =
+        json!({"node": "n1", "serviceName": "web", "serviceNamespace": "shop", "interfaces": [{"name": "eth0"}]});
+    ensure!(status["status"] == wanted, "{status}");
+    let metadata = &status["metadata"];
+    let labels =
+        json!({"metallb.io/node": "n1", "metallb.io/service-name": "web", "metallb.io/service-namespace": "shop"});
+    ensure!(metadata["labels"] == labels && metadata["generateName"] == "l2-", "{metadata}");
+    ensure!(metadata["ownerReferences"][0]["uid"] == POD.1, "{metadata}");
+    let event = stage.told(stage.plane.event("involvedObject.name=web", "nodeAssigned", LIMIT))?;
+    ensure!(event["message"] == "announcing from node \"n1\" with protocol \"layer2\"", "{event}");
+    ensure!(event["type"] == "Normal", "{event}");
+    // An agent that is started anew finds what is written, and says nothing twice.
+    stage.agent.kill()?;
+    stage.agent.restart(None)?;
+    stage.agent.ready()?;
+    stage.says(V4, |one| one["links"][0]["state"] == "announced")?;
+    let again = stage.status(|items| items.len() == 1)?.remove(0);
+    ensure!(again["metadata"]["uid"] == metadata["uid"], "{again}");
     let services = stage.agent.cli_json("services web")?;
     ensure!(services["services"][0]["pool"] == "main", "{services}");
 
@@ -207,6 +240,7 @@ fn what_the_controller_gives_an_agent_announces() -> Result<()> {
         stage.answers(to, false)?;
         stage.says(to, |one| one["node"].is_null())?;
     }
+    stage.status(<[_]>::is_empty)?;
     stage.plane.create(ADVERTISEMENTS, &advertisement())?;
     stage.answers(V4, true)?;
     // Nor for a Service of another class, or an address of no pool.

@@ -9,6 +9,7 @@ mod gaps;
 mod giver;
 mod health;
 mod ipam;
+mod l2_statuses;
 mod layer2;
 mod metrics;
 mod record;
@@ -47,6 +48,7 @@ use self::core::{Batches, Core, Facts, Parts, Question, now};
 use self::giver::Giver;
 use self::health::Health;
 use self::ipam::Ipam;
+use self::l2_statuses::Owner;
 use self::layer2::Desk;
 use self::layer2::peers::{self, Way};
 use self::metrics::Metrics;
@@ -125,12 +127,16 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
 
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
-    let Sources { batches, events: object_events, ipam, metallb, access } = start_source(args, &source, &node)?;
+    let Sources { batches, events: object_events, ipam, metallb, told, access } = start_source(args, &source, &node)?;
     let checks = ServiceHealth::new(Handle::current(), Arc::clone(&health), object_events.clone(), &node);
     let layer2 = if matches!(ipam, Ipam::Anybody) {
         None
     } else {
-        layer2::start(store.clone(), rivals, layer2(args, &node, key, access))
+        let (spoken, announced) = watch::channel(None);
+        if let Some((access, owner)) = told {
+            l2_statuses::write(access, owner, announced, object_events.clone());
+        }
+        layer2::start(store.clone(), rivals, layer2(args, &node, key, access), spoken)
     };
     let (announcer, desk) = layer2.unzip();
     let reconciler = Reconciler::restore(store.clone(), now()).context("the kernel's maps cannot be read")?;
@@ -193,6 +199,8 @@ struct Sources {
     events: Events,
     ipam: Ipam,
     metallb: watch::Receiver<Presence>,
+    /// Where what is announced is told of, and as whose.
+    told: Option<(Arc<Access>, Owner)>,
     /// The API server, if there is one.
     access: Option<Arc<Access>>,
 }
@@ -211,6 +219,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources
                 events: Events::off(),
                 ipam: Ipam::Folder(Giver::open(&args.state_dir)),
                 metallb: away,
+                told: None,
                 access: None,
             })
         }
@@ -225,14 +234,18 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources
             let served = kube::watch(&access, node);
             if !args.layer2.layer2 {
                 let batches = Batches { served, announced: nothing };
-                return Ok(Sources { batches, events, ipam: Ipam::Anybody, metallb: away, access: Some(access) });
+                return Ok(Sources { batches, events, ipam: Ipam::Anybody, metallb: away, told: None, access: Some(access) });
             }
-            let scope = Scope::new(&args.scope, &scope::namespace(&args.scope));
+            let namespace = scope::namespace(&args.scope);
+            let scope = Scope::new(&args.scope, &namespace);
+            let pod = args.layer2.pod_name.clone().zip(args.layer2.pod_uid.clone());
+            let owner = Owner { node: node.to_owned(), namespace, pod };
             Ok(Sources {
                 batches: Batches { served, announced: kube::watch_layer2(&access) },
                 events,
                 ipam: Ipam::Cluster(Statuses::new(scope.clone())),
                 metallb: Lookout::new(Arc::clone(&access), scope, Part::Any).watch(),
+                told: Some((Arc::clone(&access), owner)),
                 access: Some(access),
             })
         }

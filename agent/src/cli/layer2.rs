@@ -20,6 +20,12 @@ pub struct Layer2Args {
     /// Who decides between two halves of the nodes that do not hear each other. With a folder as source always the gateway
     #[arg(long, value_enum, default_value_t = WitnessArg::Lease)]
     pub layer2_witness: WitnessArg,
+    /// The agent's pod, which owns what it writes of what it announces
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// The pod's uid
+    #[arg(long, value_name = "UID", env = "POD_UID")]
+    pub pod_uid: Option<String>,
     /// Whether addresses that are announced in layer 2 answer to ping
     #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
     pub answer_ping: bool,

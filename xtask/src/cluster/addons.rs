@@ -50,7 +50,14 @@ fn install_agent(job: &mut Job, materials: &Materials, agent: &Archive) -> Resul
     helm.args(["upgrade", "--install", "culvert"]).arg(job.workspace.root.join("deploy/helm/culvert"));
     helm.args(["--namespace", "kube-system", "--values"]).arg(&values);
     helm.arg("--kubeconfig").arg(materials.kubeconfig());
-    job.run(helm)
+    job.run(helm)?;
+    if plan.loadbalancers {
+        let kubectl = materials.kubectl()?;
+        let wait = [&["wait", "--for=condition=Established", LIMIT][..], &config::culvert::DEFINITIONS].concat();
+        job.run(kubectl.command(&wait))?;
+        kubectl.apply(&config::culvert::configuration(plan))?;
+    }
+    Ok(())
 }
 
 fn import(materials: &Materials, node: u8, agent: &Archive) -> Result<()> {
@@ -68,7 +75,12 @@ pub fn await_all(job: &mut Job, materials: &Materials) -> Result<()> {
         // In-cluster configuration leads nowhere then, so the overlay does not come up.
         Proxy::None if plan.cni == Cni::Flannel => return Ok(()),
         Proxy::None => {}
-        Proxy::Culvert => wait(&["-n", "kube-system", "rollout", "status", config::culvert::DAEMON_SET, LIMIT])?,
+        Proxy::Culvert => {
+            wait(&["-n", "kube-system", "rollout", "status", config::culvert::DAEMON_SET, LIMIT])?;
+            if plan.loadbalancers {
+                wait(&["-n", "kube-system", "rollout", "status", config::culvert::CONTROLLER, LIMIT])?;
+            }
+        }
         Proxy::Nftables | Proxy::Iptables => {
             wait(&["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", LIMIT])?;
         }

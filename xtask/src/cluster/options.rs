@@ -25,12 +25,23 @@ pub struct Options {
     /// Whose sockets Culvert translates; packets serve the others
     #[arg(long, value_enum, default_value_t = Sockets::All)]
     pub sockets: Sockets,
+    /// Have Culvert give Services of type LoadBalancer addresses of the nodes' network, and announce them
+    #[arg(long)]
+    pub loadbalancers: bool,
 }
 
 impl Options {
     /// What a user gets who says nothing but a name.
     pub const fn usual(name: Name) -> Self {
-        Self { name, nodes: 6, proxy: Proxy::Culvert, families: Families::V4, cni: Cni::Bridge, sockets: Sockets::All }
+        Self {
+            name,
+            nodes: 6,
+            proxy: Proxy::Culvert,
+            families: Families::V4,
+            cni: Cni::Bridge,
+            sockets: Sockets::All,
+            loadbalancers: false,
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 //! |---|---|---|
 //! | pods of node `k` | `10.(64+s).k.0/24` | `fd00:c1:s:1kk::/64` |
 //! | Services | `10.(96+s).0.0/16` | `fd00:c1:s:5::/108` |
-//! | nodes; `.1` hub, `.(10+k)` node `k` | `10.(128+s).0.0/24` | `fd00:c1:s:1::/64` |
-//! | client; `.1` hub, `.2` client | `10.(128+s).1.0/24` | `fd00:c1:s:2::/64` |
+//! | nodes; `.1` hub, `.(10+k)` node `k`, from `.200` on LoadBalancers | `10.(128+s).0.0/24` | `fd00:c1:s:1::/64` |
+//! | client; `.1` hub, `.2` client | `10.(160+s).1.0/24` | `fd00:c1:s:2::/64` |
 //! | this machine; `.1` hub, `.2` machine | `10.(128+s).2.0/24` | `fd00:c1:s:3::/64` |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,6 +40,8 @@ pub struct Plan {
     pub proxy: Proxy,
     /// Culvert's socket mode.
     pub sockets: Sockets,
+    /// Services of type LoadBalancer get addresses, and they are announced.
+    pub loadbalancers: bool,
     /// How many nodes it has.
     pub size: u8,
 }
@@ -111,6 +113,7 @@ impl Plan {
             cni: options.cni,
             proxy: options.proxy,
             sockets: options.sockets,
+            loadbalancers: options.loadbalancers,
             size: options.nodes,
         }
     }
@@ -159,13 +162,14 @@ impl Plan {
     }
 
     fn at(&self, network: Network, host: u8, family: Family) -> Prefix {
-        let index = match network {
-            Network::Nodes => 0,
-            Network::Client => 1,
-            Network::Machine => 2,
+        let (second, index) = match network {
+            Network::Nodes => (128, 0),
+            // Upstream's tests take the /16 around a node for the nodes' network, and want to see clients from outside.
+            Network::Client => (160, 1),
+            Network::Machine => (128, 2),
         };
         match family {
-            Family::V4 => Prefix { address: Ipv4Addr::new(10, 128 + self.slot, index, host).into(), length: 24 },
+            Family::V4 => Prefix { address: Ipv4Addr::new(10, second + self.slot, index, host).into(), length: 24 },
             Family::V6 => self.v6(u16::from(index) + 1, u16::from(host), 64),
         }
     }
@@ -236,6 +240,12 @@ impl Plan {
         }
     }
 
+    /// Addresses of the nodes' network that nobody has, for Services of type LoadBalancer: a range of each family.
+    pub fn load_balancers(&self) -> Vec<String> {
+        let at = |family, host| self.at(Network::Nodes, host, family).address;
+        self.families().iter().map(|family| format!("{}-{}", at(*family, 200), at(*family, 249))).collect()
+    }
+
     /// The ClusterIP of the API server.
     pub fn kubernetes_service(&self) -> IpAddr {
         self.service(1, self.primary())
@@ -299,6 +309,7 @@ pub mod tests {
             families,
             cni: Cni::Bridge,
             sockets: Sockets::All,
+            loadbalancers: false,
         };
         Plan::new(&options, 3)
     }
@@ -314,7 +325,9 @@ pub mod tests {
         assert_eq!(plan.services(), "10.99.0.0/16,fd00:c1:3:5::/108");
         assert_eq!(plan.kubernetes_service().to_string(), "10.99.0.1");
         assert_eq!(plan.dns_services().len(), 2);
+        assert_eq!(plan.load_balancers(), ["10.131.0.200-10.131.0.249", "fd00:c1:3:1::c8-fd00:c1:3:1::f9"]);
         assert_eq!(plan.peer(Network::Machine, Family::V4).to_string(), "10.131.2.2/24");
+        assert_eq!(plan.peer(Network::Client, Family::V4).to_string(), "10.163.1.2/24");
     }
 
     #[test]

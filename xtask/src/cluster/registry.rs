@@ -192,6 +192,7 @@ fn write(options: &Options, slot: u8, files: &Path) -> Value {
         "families": options.families.to_string(),
         "cni": options.cni.to_string(),
         "sockets": options.sockets.to_string(),
+        "loadbalancers": options.loadbalancers,
         "slot": slot,
         "files": files,
     })
@@ -211,6 +212,7 @@ fn read(text: &str) -> Result<Existing> {
         families: value::<Families>(word("families")?)?,
         cni: value::<Cni>(word("cni")?)?,
         sockets: value::<Sockets>(word("sockets")?)?,
+        loadbalancers: json["loadbalancers"].as_bool().unwrap_or_default(),
     };
     Ok(Existing { plan: Plan::new(&options, number("slot")?), files: word("files")?.into() })
 }
@@ -228,6 +230,7 @@ mod tests {
             families: Families::Dual,
             cni: Cni::Ptp,
             sockets: Sockets::Host,
+            loadbalancers: true,
         };
         let existing = read(&write(&options, 7, Path::new("/files/one")).to_string()).unwrap();
         assert_eq!(existing.plan, Plan::new(&options, 7));

@@ -12,10 +12,14 @@ use crate::{
     workspace::Workspace,
 };
 
+/// What the name of a run ends with that is about Services of type LoadBalancer.
+const LOAD_BALANCERS: &str = " loadbalancers";
+
 /// Names a run by what it runs on.
 pub fn title(options: &Options) -> String {
-    let Options { proxy, families, cni, sockets, .. } = options;
+    let Options { proxy, families, cni, sockets, loadbalancers, .. } = options;
     match proxy {
+        Proxy::Culvert if *loadbalancers => format!("{proxy} {families} {cni} {sockets}{LOAD_BALANCERS}"),
         Proxy::Culvert => format!("{proxy} {families} {cni} {sockets}"),
         _ => format!("{proxy} {families} {cni}"),
     }
@@ -34,6 +38,13 @@ pub fn columns(base: &Options) -> Vec<(String, Options)> {
         Options { proxy: Proxy::Nftables, ..usual },
     ];
     variants.into_iter().map(|options| (title(&options), options)).collect()
+}
+
+/// What Services of type LoadBalancer are tried in.
+pub fn load_balancers(base: &Options) -> Vec<(String, Options)> {
+    let usual = Options { nodes: base.nodes, loadbalancers: true, ..Options::usual(base.name.clone()) };
+    let both = |cni| [Families::V4, Families::V6].map(|families| Options { cni, families, ..usual.clone() });
+    [both(Cni::Bridge), both(Cni::Ptp)].into_iter().flatten().map(|options| (title(&options), options)).collect()
 }
 
 /// Writes docs/CONFORMANCE.md.
@@ -63,8 +74,12 @@ fn page(runs: &[Run], facts: &[String]) -> String {
     lines.extend(facts.iter().map(|fact| format!("- {fact}")));
     lines.push(String::new());
     lines.extend(runs.iter().map(line));
-    lines.push(String::new());
-    lines.push(markdown(runs));
+    let (load_balancers, services): (Vec<&Run>, Vec<&Run>) =
+        runs.iter().partition(|run| run.title.ends_with(LOAD_BALANCERS));
+    lines.extend([String::new(), markdown(&services)]);
+    if !load_balancers.is_empty() {
+        lines.extend([String::new(), LOAD_BALANCER_INTRODUCTION.to_owned(), markdown(&load_balancers)]);
+    }
     lines.join("\n") + "\n"
 }
 
@@ -78,6 +93,14 @@ const INTRODUCTION: &str = "\
 
 What Kubernetes' own end-to-end tests say of Services, each run once in each column. `cargo xtask e2e --matrix` writes this
 page. A column is named by proxy, address families, CNI and socket mode.
+";
+
+const LOAD_BALANCER_INTRODUCTION: &str = "\
+## Services of type LoadBalancer
+
+Their addresses are of the nodes' network, given by `culvert controller` and announced by the agents in layer 2 ([LAYER2.md](LAYER2.md)). The tests run behind a
+router, outside of that network. All but one run on six nodes. The one that switches session affinity with traffic policy Local wants answers of
+several pods, which in layer 2 only the one node that answers can give: it runs on two nodes.
 ";
 
 #[cfg(test)]
@@ -94,5 +117,8 @@ mod tests {
         for title in ["culvert 4 bridge all", "culvert 46 bridge all", "kube-proxy:nftables 4 bridge"] {
             assert!(titles.contains(title), "{title}");
         }
+        let titles: Vec<_> = load_balancers(&base).into_iter().map(|(title, _)| title).collect();
+        assert_eq!(titles.len(), 4);
+        assert!(titles.iter().all(|title| title.ends_with(LOAD_BALANCERS)), "{titles:?}");
     }
 }

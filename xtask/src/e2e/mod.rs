@@ -41,10 +41,10 @@ pub struct Arguments {
     #[arg(long, value_name = "RE")]
     skip: Option<String>,
     /// Run kube-proxy in mode nftables too, and show both
-    #[arg(long)]
+    #[arg(long, conflicts_with = "loadbalancers")]
     compare: bool,
     /// Run every family, CNI and socket mode, and write docs/CONFORMANCE.md
-    #[arg(long, conflicts_with_all = ["compare", "proxy", "families", "cni", "sockets"])]
+    #[arg(long, conflicts_with_all = ["compare", "proxy", "families", "cni", "sockets", "loadbalancers"])]
     matrix: bool,
     /// Take the results of columns that an earlier run has kept at target/e2e, of whatever version
     #[arg(long, requires = "matrix", conflicts_with_all = ["focus", "skip"])]
@@ -67,7 +67,11 @@ const LIMIT: Duration = Duration::from_mins(90);
 
 /// Runs the tests; failed ones give the exit code of a failure.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let columns = if arguments.matrix { matrix::columns(&arguments.options) } else { columns(arguments) };
+    let columns = if arguments.matrix {
+        [matrix::columns(&arguments.options), matrix::load_balancers(&arguments.options)].concat()
+    } else {
+        columns(arguments)
+    };
     let mut runs = Vec::new();
     let mut sum = Counts::default();
     for (number, (title, options)) in columns.iter().enumerate() {
@@ -79,7 +83,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         runs.push(run);
     }
     say("");
-    say(&table(&runs));
+    say(&table(&runs.iter().collect::<Vec<_>>()));
     if arguments.matrix {
         matrix::write(workspace, &runs)?;
     }
@@ -114,6 +118,11 @@ fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Opti
     let mut run = Run::begin(workspace, title)?;
     run.results = on_a_cluster(workspace, &trial, arguments.keep)?;
     if arguments.focus.is_none() && arguments.skip.is_none() {
+        if let Some((options, selection)) = Selection::for_fewer_nodes(options).filter(|_| !arguments.keep) {
+            let title = format!("{title} {} nodes", options.nodes);
+            let trial = Trial { title: &title, options: &options, selection: &selection, sample: None, whole: true };
+            run.results = run.results.completed(&on_a_cluster(workspace, &trial, false)?);
+        }
         run.keep(workspace)?;
     }
     Ok(run)

@@ -110,6 +110,18 @@ impl Results {
         Self { rows }
     }
 
+    /// The same, with what another run says of specs that this one did not run.
+    pub fn completed(mut self, other: &Self) -> Self {
+        for (name, verdict) in &other.rows {
+            match self.rows.iter_mut().find(|(one, _)| one == name) {
+                Some((_, known @ Verdict::Skipped(_))) => known.clone_from(verdict),
+                Some(_) => {}
+                None => self.rows.push((name.clone(), verdict.clone())),
+            }
+        }
+        self
+    }
+
     /// What became of each spec, by its name.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &Verdict)> {
         self.rows.iter().map(|(name, verdict)| (name.as_str(), verdict))
@@ -142,7 +154,7 @@ impl Results {
 const REASON: usize = 160;
 
 /// The table of one or several runs, a column for each.
-pub fn table(runs: &[Run]) -> String {
+pub fn table(runs: &[&Run]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["spec"].into_iter().chain(runs.iter().map(|run| run.title.as_str())).chain(["why"]));
@@ -153,7 +165,7 @@ pub fn table(runs: &[Run]) -> String {
 }
 
 /// The same as Markdown.
-pub fn markdown(runs: &[Run]) -> String {
+pub fn markdown(runs: &[&Run]) -> String {
     let titles: Vec<&str> = runs.iter().map(|run| run.title.as_str()).collect();
     let mut lines =
         vec![format!("| spec | {} | why |", titles.join(" | ")), format!("|---|{}---|", "---|".repeat(runs.len()))];
@@ -165,7 +177,7 @@ pub fn markdown(runs: &[Run]) -> String {
 }
 
 /// One row for each spec of any run: its name, a word for each run, and the reasons.
-fn merged(runs: &[Run]) -> Vec<(String, Vec<&'static str>, String)> {
+fn merged(runs: &[&Run]) -> Vec<(String, Vec<&'static str>, String)> {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in runs.iter().flat_map(|run| &run.results.rows) {
         if !names.contains(&name.as_str()) {
@@ -175,7 +187,7 @@ fn merged(runs: &[Run]) -> Vec<(String, Vec<&'static str>, String)> {
     names.into_iter().map(|name| row(name, runs)).collect()
 }
 
-fn row(name: &str, runs: &[Run]) -> (String, Vec<&'static str>, String) {
+fn row(name: &str, runs: &[&Run]) -> (String, Vec<&'static str>, String) {
     let mut reasons: Vec<String> = Vec::new();
     let mut cells = Vec::new();
     for run in runs {
@@ -235,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn another_run_completes_what_was_not_run() {
+        let other = ["a", "d", "e"].map(|name| (name.to_owned(), Verdict::Failed("no".to_owned())));
+        let results = results().completed(&Results { rows: other.into() });
+        assert_eq!(results.get("a"), Some(&Verdict::Passed));
+        assert_eq!(results.get("d"), Some(&Verdict::Failed("no".to_owned())));
+        assert_eq!(results.get("e"), results.get("d"));
+    }
+
+    #[test]
     fn columns_stand_side_by_side() {
         let other = Results { rows: vec![("a".to_owned(), Verdict::Failed("x|y".to_owned()))] };
         let run = |title: &str, results| Run {
@@ -243,7 +264,7 @@ mod tests {
             version: String::new(),
             results,
         };
-        let text = markdown(&[run("culvert", results()), run("kube-proxy", other)]);
+        let text = markdown(&[&run("culvert", results()), &run("kube-proxy", other)]);
         assert!(text.contains("| a | pass | FAIL | x\\|y |"), "{text}");
         assert!(text.contains("| b | FAIL |  | lost it |"), "{text}");
     }

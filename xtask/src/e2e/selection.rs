@@ -11,6 +11,9 @@ const FOCUS: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|E
 /// The same for clusters with two families.
 const DUAL_STACK: &str = r"\[sig-network\] \[Feature:IPv6DualStack\]";
 
+/// What it asserts of Services of type LoadBalancer, where somebody gives them addresses.
+const LOAD_BALANCERS: &str = r"\[sig-network\] LoadBalancers\b";
+
 /// Specs that cannot be run here: a part of their names, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Exception {
@@ -25,6 +28,14 @@ const FLANNEL: Exception = Exception {
     part: "NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes",
     why: "flanneld --ip-masq gives what a node itself sends to pods of other nodes its own address, where the spec wants the node's; kube-proxy fails it alike",
 };
+
+/// In layer 2 one node answers, and with traffic policy Local only its own pods do.
+const FEW_PODS: Exception = Exception {
+    part: "should be able to switch session affinity for LoadBalancer service with Local traffic policy",
+    why: "it wants answers of several pods, and three pods on many nodes need not be two on the one that answers",
+};
+/// With so many nodes it is.
+const FEW_NODES: u8 = 2;
 
 /// What the core does without: specs that disturb a cluster or wait for minutes.
 const BEYOND_CORE: &str = r"\[Disruptive\]|\[Serial\]|\[Slow\]|affinity timeout";
@@ -72,12 +83,23 @@ impl Selection {
     pub fn new(focus: Option<&str>, skip: Option<&str>, cluster: &Options) -> Self {
         let focus = match focus {
             Some(focus) => vec![focus.to_owned()],
+            None if cluster.loadbalancers => vec![LOAD_BALANCERS.to_owned()],
             None if cluster.families == Families::Dual => vec![FOCUS.to_owned(), DUAL_STACK.to_owned()],
             None => vec![FOCUS.to_owned()],
         };
         let sctp = (!Path::new("/proc/net/sctp").exists()).then_some(SCTP);
         let flannel = (cluster.cni == Cni::Flannel).then_some(FLANNEL);
-        Self { focus, skip: skip.map(str::to_owned), exceptions: sctp.into_iter().chain(flannel).collect() }
+        let few_pods = (cluster.loadbalancers && cluster.nodes > FEW_NODES).then_some(FEW_PODS);
+        let exceptions = [sctp, flannel, few_pods].into_iter().flatten().collect();
+        Self { focus, skip: skip.map(str::to_owned), exceptions }
+    }
+
+    /// What such a cluster is too large for, and a smaller one for it.
+    pub fn for_fewer_nodes(cluster: &Options) -> Option<(Options, Self)> {
+        let smaller = Options { nodes: FEW_NODES, ..cluster.clone() };
+        let focus = literally(FEW_PODS.part);
+        (cluster.loadbalancers && cluster.nodes > FEW_NODES)
+            .then(|| (smaller.clone(), Self::new(Some(&focus), None, &smaller)))
     }
 
     /// What every change is tried with.
@@ -146,6 +168,17 @@ mod tests {
         assert_eq!(Selection::new(None, None, &usual()).focus.len(), 1);
         assert_eq!(Selection::new(None, None, &dual).focus.len(), 2);
         assert_eq!(Selection::new(Some("x"), None, &dual).focus, ["x"]);
+    }
+
+    #[test]
+    fn one_spec_of_load_balancers_is_for_two_nodes() {
+        let six = Options { loadbalancers: true, ..usual() };
+        let (two, selection) = Selection::for_fewer_nodes(&six).unwrap();
+        assert_eq!((two.nodes, two.loadbalancers), (2, true));
+        assert_eq!(selection.focus, [literally(FEW_PODS.part)]);
+        assert!(Selection::new(None, None, &six).exceptions.contains(&FEW_PODS));
+        assert!(!selection.exceptions.contains(&FEW_PODS));
+        assert!(Selection::for_fewer_nodes(&two).is_none() && Selection::for_fewer_nodes(&usual()).is_none());
     }
 
     #[test]

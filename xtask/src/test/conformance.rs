@@ -14,6 +14,8 @@ use crate::{
 
 /// How many specs each dimension but the first gets.
 const SAMPLE: usize = 8;
+/// How many of those of Services of type LoadBalancer.
+const LOAD_BALANCERS: usize = 5;
 
 /// Runs them.
 pub fn run(job: &mut Job) -> Result<Verdict> {
@@ -21,10 +23,14 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
     let commit = job.workspace.git(&["rev-parse", "HEAD"])?;
     let base = Options::usual("conformance".parse().map_err(anyhow::Error::msg)?);
     let columns = matrix::columns(&base).into_iter().filter(|(_, options)| options.proxy == Proxy::Culvert);
+    let load_balancers = matrix::load_balancers(&base).into_iter().take(1);
     let mut failed = Vec::new();
-    for (number, (title, options)) in columns.enumerate() {
-        let sample = (number > 0).then(|| Sample { size: SAMPLE, seed: format!("{commit} {title}") });
-        let (title, selection) = (format!("core {title}"), Selection::core(&options));
+    for (number, (title, options)) in columns.chain(load_balancers).enumerate() {
+        let size = if options.loadbalancers { LOAD_BALANCERS } else { SAMPLE };
+        let sample = (number > 0).then(|| Sample { size, seed: format!("{commit} {title}") });
+        let selection =
+            if options.loadbalancers { Selection::new(None, None, &options) } else { Selection::core(&options) };
+        let title = format!("core {title}");
         let trial =
             Trial { title: &title, options: &options, selection: &selection, sample: sample.as_ref(), whole: false };
         // A dimension whose cluster does not come up is one failure, and the others are tried.

@@ -87,7 +87,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "conformance",
-        about: "upstream's core specs of Services on a real cluster, and some in each other family, CNI and socket mode",
+        about: "upstream's core specs of Services on a real cluster, some in each other family, CNI and socket mode, and some of LoadBalancers",
         limit: minutes(40),
         required: true,
         run: conformance::run,

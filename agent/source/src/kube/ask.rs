@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::Error;
-use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -19,6 +19,8 @@ pub enum Ask<'a> {
     Get(&'a str),
     /// A new object.
     Create(&'a Value),
+    /// That an object go.
+    Delete(&'a str),
     /// To change an object by a merge patch.
     Patch(&'a str, &'a Value),
     /// To change an object by a merge patch of its status.
@@ -61,6 +63,7 @@ impl Access {
             Ask::List(labels) => path.list(&ListParams::default().labels(labels)),
             Ask::Get(name) => path.get(name, &GetParams::default()),
             Ask::Create(object) => path.create(&PostParams::default(), object.to_string().into_bytes()),
+            Ask::Delete(name) => path.delete(name, &DeleteParams::default()),
             Ask::Patch(name, patch) => path.patch(name, &PatchParams::default(), &Patch::Merge(patch)),
             Ask::PatchStatus(name, patch) => {
                 path.patch_subresource("status", name, &PatchParams::default(), &Patch::Merge(patch))

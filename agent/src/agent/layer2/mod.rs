@@ -19,13 +19,14 @@ mod orders;
 pub mod peers;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
 use culvert_announce::choice;
 use culvert_api::layer2::{Address, Layer2, Link};
+use culvert_api::plan::ServiceKey;
 use culvert_dataplane::announced::Announced;
 use culvert_dataplane::kernel::KernelStore;
 use culvert_dataplane::liveness::Maps;
@@ -33,12 +34,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::orders::Announcer;
 use self::peers::{Peers, Way, Witness};
-use self::task::{Question, Task};
+use self::task::{Lines, Question, Task};
 use super::core::{self, ask};
 use super::views;
 
 /// Questions that may wait for the task.
 const QUESTIONS: usize = 16;
+
+/// The Services that the node speaks for, with the names of the links.
+pub type Spoken = BTreeMap<ServiceKey, BTreeSet<String>>;
 
 /// How the task is asked.
 #[derive(Clone, Debug)]
@@ -58,11 +62,12 @@ pub struct Settings {
     pub state: PathBuf,
 }
 
-/// Starts the task; `None` if it cannot run here, which is logged.
+/// Starts the task; `None` if it cannot run here, which is logged. `spoken` is told what is announced, once something was decided.
 pub fn start(
     store: KernelStore,
     rivals: Option<RingBuf<MapData>>,
     settings: Settings,
+    spoken: watch::Sender<Option<Spoken>>,
 ) -> Option<(Announcer, Desk)> {
     let Settings { node, choice, echo, peers, state } = settings;
     let (sender, orders) = watch::channel(None);
@@ -76,7 +81,7 @@ pub fn start(
         };
         peers.map(start).transpose()
     };
-    match Task::new(&node, rows, rivals?, orders, asked, echo, peers) {
+    match Task::new(&node, rows, rivals?, Lines { receiver: orders, asked, spoken }, echo, peers) {
         Ok(task) => {
             tokio::spawn(task.run());
             Some((Announcer::new(choice, sender, hearing, drain::Mark::open(&state)), Desk(questions)))

@@ -33,6 +33,8 @@ pub struct Orders {
     pub said: Said,
     /// The nodes that count, with their addresses. Empty: there are no Nodes, and this one is alone.
     pub eligible: BTreeMap<String, Vec<IpAddr>>,
+    /// The Services of each address that is to be announced.
+    pub services: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
 }
 
 /// The main loop's part: it keeps what the choice depends on, and gives orders when they change.
@@ -159,7 +161,8 @@ impl Announcer {
             drained: self.drained.is_set() || self.hushed.is_some(),
         };
         let used = self.announcements.addresses();
-        let mut orders = Orders { said, eligible, ..orders(&segments, &self.decision.own, used) };
+        let services = self.announcements.services(&self.decision.own);
+        let mut orders = Orders { said, eligible, services, ..orders(&segments, &self.decision.own, used) };
         if self.hearing.is_some() && !self.announcements.hears() {
             orders.wanted = None;
         }

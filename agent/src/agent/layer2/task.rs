@@ -19,6 +19,7 @@ use culvert_dataplane::kernel::KernelStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::Spoken;
 use super::groups::Groups;
 use super::orders::Orders;
 use super::peers::Peers;
@@ -51,6 +52,9 @@ pub struct Task {
     node: String,
     echo: bool,
     asked: mpsc::Receiver<Question>,
+    /// What is spoken for may be another thing than was told last.
+    news: bool,
+    spoken: watch::Sender<Option<Spoken>>,
     /// Who claimed an address last.
     claims: BTreeMap<Place, Claimed>,
     /// Announcements that were sent.
@@ -64,6 +68,16 @@ struct Claimed {
     at: Duration,
     /// When it was last told of in the log.
     told: Duration,
+}
+
+/// Who speaks with the task.
+pub struct Lines {
+    /// Orders.
+    pub receiver: watch::Receiver<Option<Arc<Orders>>>,
+    /// Questions.
+    pub asked: mpsc::Receiver<Question>,
+    /// What is announced, once something was decided.
+    pub spoken: watch::Sender<Option<Spoken>>,
 }
 
 /// A question how everything stands.
@@ -87,8 +101,7 @@ impl Task {
         node: &str,
         rows: Announced<KernelStore>,
         rivals: RingBuf<MapData>,
-        receiver: watch::Receiver<Option<Arc<Orders>>>,
-        asked: mpsc::Receiver<Question>,
+        Lines { receiver, asked, spoken }: Lines,
         echo: bool,
         peers: impl FnOnce(BTreeSet<IpAddr>) -> io::Result<Option<Peers>>,
     ) -> io::Result<Self> {
@@ -113,6 +126,8 @@ impl Task {
             node: node.to_owned(),
             echo,
             asked,
+            news: false,
+            spoken,
             claims: BTreeMap::new(),
             sent: BTreeMap::new(),
         })
@@ -134,13 +149,13 @@ impl Task {
                 changed = self.receiver.changed() => match changed {
                     Ok(()) => {
                         self.obey();
-                        continue;
+                        Vec::new()
                     }
                     Err(_) => return,
                 },
                 event = event => {
                     self.with_peers(|peers, claimed| peers.take(event, claimed));
-                    continue;
+                    Vec::new()
                 }
                 Some(rivals) = self.rivals.recv() => rivals.into_iter().flat_map(|rival| self.claimed(rival)).collect(),
                 () = sleep_until(Instant::now() + wait) => self.speaker.tick(now()),
@@ -155,13 +170,35 @@ impl Task {
                 }
             };
             self.act(actions);
+            if std::mem::take(&mut self.news) {
+                self.say();
+                let said = self.said();
+                self.with_peers(|peers, claimed| peers.say(said, claimed));
+            }
         }
+    }
+
+    /// Says which Services are spoken for, and on which links, if that is not what was said last.
+    fn say(&self) {
+        let mut spoken = Spoken::new();
+        for (place, ..) in self.speaker.standings().filter(|(_, standing, _)| *standing == Standing::Speaking) {
+            for service in self.orders.services.get(&place.address).into_iter().flatten() {
+                spoken.entry(service.clone()).or_default().insert(self.name(place).to_owned());
+            }
+        }
+        let spoken = self.receiver.borrow().is_some().then_some(spoken);
+        self.spoken.send_if_modified(|last| {
+            let changed = *last != spoken;
+            *last = spoken;
+            changed
+        });
     }
 
     /// Takes new orders.
     fn obey(&mut self) {
         let Some(orders) = self.receiver.borrow_and_update().clone() else { return };
         self.orders = Arc::clone(&orders);
+        self.news = true;
         if let Some(wanted) = &orders.wanted {
             self.wanted = Some(wanted.clone());
         }
@@ -185,10 +222,9 @@ impl Task {
     fn with_peers(&mut self, act: impl FnOnce(&mut Peers, &mut dyn FnMut(&BTreeSet<IpAddr>))) {
         let Some(mut peers) = self.peers.take() else { return };
         act(&mut peers, &mut |claims| self.speak(Some(claims)));
-        let announced: Vec<IpAddr> = peers.announced().collect();
-        self.speaker.announced_by_others(announced);
-        let said = self.said();
-        peers.say(said, &mut |claims| self.speak(Some(claims)));
+        if peers.have_news() {
+            self.speaker.announced_by_others(peers.announced());
+        }
         self.peers = Some(peers);
     }
 
@@ -250,6 +286,7 @@ impl Task {
     }
 
     fn act(&mut self, actions: Vec<Action>) {
+        self.news |= !actions.is_empty();
         for action in actions {
             match action {
                 Action::Put { place, answers } => {

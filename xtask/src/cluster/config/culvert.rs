@@ -4,10 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::list;
 use crate::cluster::plan::Plan;
 
 /// The DaemonSet that the chart makes.
 pub const DAEMON_SET: &str = "daemonset/culvert-agent";
+
+/// The Deployment that gives addresses, where there is one.
+pub const CONTROLLER: &str = "deployment/culvert-controller";
 
 /// The chart's values. `image` is the agent's full name; `cgroup2` is where nodes have it.
 pub fn values(plan: &Plan, image: &str, cgroup2: &Path) -> Value {
@@ -26,7 +30,26 @@ pub fn values(plan: &Plan, image: &str, cgroup2: &Path) -> Value {
         "metrics": {"bindAddress": if v4 { "127.0.0.1:10249" } else { "[::1]:10249" }},
         // The size of the connection table belongs to the machine, not to a network namespace.
         "nodeSetup": {"conntrack": {"maxPerCore": 0}},
+        "controller": {
+            "enabled": plan.loadbalancers,
+            "replicas": 1,
+            "bindAddress": if v4 { "0.0.0.0:7472" } else { "[::]:7472" },
+        },
+        "layer2": {"enabled": plan.loadbalancers},
     })
+}
+
+/// The definitions that [`configuration`] is of.
+pub const DEFINITIONS: [&str; 2] = ["crd/ipaddresspools.metallb.io", "crd/l2advertisements.metallb.io"];
+
+/// A pool of the nodes' network, and that it is announced there.
+pub fn configuration(plan: &Plan) -> Value {
+    let object = |kind: &str, spec: Value| {
+        let metadata = json!({"name": "nodes", "namespace": "kube-system"});
+        json!({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let pool = object("IPAddressPool", json!({"addresses": plan.load_balancers()}));
+    list(&[pool, object("L2Advertisement", json!({}))])
 }
 
 #[cfg(test)]
@@ -41,5 +64,6 @@ mod tests {
         assert_eq!(values["apiServers"][0], "https://[fd00:c1:3:1::b]:6443");
         assert_eq!(values["healthz"]["bindAddress"], "[::]:10256");
         assert_eq!(values["socketMode"], "all");
+        assert_eq!(values["layer2"]["enabled"], false);
     }
 }

@@ -80,6 +80,7 @@ pub struct Peers {
     heard: watch::Sender<Option<Arc<Heard>>>,
     /// Everything that the others said, as they said it last.
     said: BTreeMap<NodeId, Arc<Said>>,
+    news: bool,
     witness: Option<Witness>,
     /// Until then a witness that both sides may have does not count: another node has said that it claims the same.
     contradicted: Time,
@@ -135,6 +136,7 @@ impl Peers {
             hold: Hold::new(hold::Times::default()),
             heard,
             said: BTreeMap::new(),
+            news: false,
             witness,
             contradicted: Time::ZERO,
             problem: None,
@@ -175,9 +177,18 @@ impl Peers {
     /// Does what an event asks for. `obey` is told the addresses that the kernel may answer for, whenever they are others.
     pub fn take(&mut self, event: Event, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
         if let Event::Datagram(bytes) = event {
-            self.refresh();
-            let actions = self.read(&bytes);
-            self.perform(actions, obey);
+            match Message::decode(&bytes, &self.key) {
+                // The most of them; what follows from it can wait for the next beat.
+                Ok(Message::Echo(echo)) => return self.agent.echo(&echo, clock()),
+                Ok(Message::Letter { from, to, seq, letter }) if to == self.id && self.inbox.accept(from, seq) => {
+                    self.refresh();
+                    let actions = self.read(from, letter);
+                    self.perform(actions, obey);
+                }
+                // What is for another node, or came before; and a beat, which the kernel program would have taken: it is not hooked yet.
+                Ok(_) => return,
+                Err(error) => return self.complain(format!("a message of another node is refused: {error}")),
+            }
         }
         self.tick(obey);
     }
@@ -238,6 +249,11 @@ impl Peers {
         self.said.values().flat_map(|said| said.links.values()).map(|link| link.mac)
     }
 
+    /// Whether a node has said something else since this was asked last.
+    pub fn have_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// Addresses that other nodes announce, or did when they were heard last.
     pub fn announced(&self) -> impl Iterator<Item = IpAddr> {
         self.said.values().flat_map(|said| &said.announced).copied()
@@ -262,27 +278,13 @@ impl Peers {
         }
     }
 
-    fn read(&mut self, bytes: &[u8]) -> Vec<Action> {
+    fn read(&mut self, from: NodeId, letter: Letter) -> Vec<Action> {
         let now = clock();
-        match Message::decode(bytes, &self.key) {
-            Ok(Message::Echo(echo)) => {
-                self.agent.echo(&echo, now);
-                Vec::new()
-            }
-            Ok(Message::Letter { from, to, seq, letter }) if to == self.id && self.inbox.accept(from, seq) => {
-                if matches!(&letter, Letter::Refusal { addresses, .. } if !addresses.is_empty()) {
-                    self.contradicted = now + CONTRADICTION;
-                    self.ask_witness(now);
-                }
-                self.agent.letter(from, letter, &self.kernel, now)
-            }
-            // What is for another node, or came before; and a beat, which the kernel program would have taken: it is not hooked yet.
-            Ok(_) => Vec::new(),
-            Err(error) => {
-                self.complain(format!("a message of another node is refused: {error}"));
-                Vec::new()
-            }
+        if matches!(&letter, Letter::Refusal { addresses, .. } if !addresses.is_empty()) {
+            self.contradicted = now + CONTRADICTION;
+            self.ask_witness(now);
         }
+        self.agent.letter(from, letter, &self.kernel, now)
     }
 
     fn perform(&mut self, actions: Vec<Action>, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
@@ -366,6 +368,7 @@ impl Peers {
         for (id, said) in self.agent.said(now) {
             if self.said.get(&id).is_none_or(|known| **known != *said) {
                 self.said.insert(id, Arc::new(said.clone()));
+                self.news = true;
             }
         }
         if !self.agent.knows_all(now) && now < self.started + SETTLING {
