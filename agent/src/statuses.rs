@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use culvert_model::objects::{LoadBalancerIngress, Service};
 use culvert_model::{Change, Grant, ServiceKey, parse_address};
-use culvert_pools::Config;
+use culvert_pools::{Config, Finding};
 use culvert_source::{Change as Told, Id, Kind, Object};
 
 use crate::configuration::Configuration;
@@ -60,7 +60,9 @@ impl Statuses {
 
     /// Takes changes of what makes the configuration. `complete`: everything has been delivered.
     pub fn configure(&mut self, changes: &[Told], complete: bool) {
-        changes.iter().for_each(|change| self.configuration.take(change));
+        for change in changes {
+            self.configuration.take(change);
+        }
         self.complete |= complete;
         if self.complete && self.configuration.settle() {
             self.pending.extend(self.services.keys().cloned());
@@ -80,8 +82,8 @@ impl Statuses {
     }
 
     /// What is wrong with the configuration; the last one that was valid is in force.
-    pub fn findings(&self) -> impl Iterator<Item = String> {
-        self.configuration.findings().iter().map(ToString::to_string)
+    pub fn findings(&self) -> &[Finding] {
+        self.configuration.findings()
     }
 
     /// A Service of type `LoadBalancer`.
@@ -198,12 +200,12 @@ mod tests {
         statuses.configure(std::slice::from_ref(&main), true);
         assert_eq!(told(&mut statuses), ["web main"]);
         statuses.configure(std::slice::from_ref(&overlaps), true);
-        assert_eq!((told(&mut statuses).len(), statuses.findings().count()), (0, 1));
+        assert_eq!((told(&mut statuses).len(), statuses.findings().len()), (0, 1));
         statuses.take(&with("api", "192.0.2.16"));
         assert_eq!(told(&mut statuses), ["api -"]);
         statuses.configure(&[gone(&main)], true);
         assert_eq!(told(&mut statuses), ["api overlaps", "web -"]);
-        assert_eq!(statuses.findings().count(), 0);
+        assert_eq!(statuses.findings().len(), 0);
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Stage {
         }))
     }
 
-    /// Waits until the ServiceL2Statuses are such.
+    /// Waits until the `ServiceL2Status`es are such.
     fn status(&self, wanted: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
         self.told(eventually("ServiceL2Statuses", LIMIT, || {
             let mut list = self.plane.ask(User::Admin, "GET", STATUSES, None)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use culvert_model::objects::Service;
 use culvert_model::{Change, ServiceKey};
-use culvert_pools::Config;
+use culvert_pools::{Config, Finding};
 use culvert_source::{Change as Told, Fault};
 
 use super::giver::Giver;
@@ -16,9 +16,9 @@ pub enum Ipam {
     /// Whoever writes the status. Of pools nothing is known, and nothing is announced.
     Anybody,
     /// The agent itself, out of a folder's pools.
-    Folder(Giver),
+    Folder(Box<Giver>),
     /// The cluster's controller, which writes the status.
-    Cluster(Statuses),
+    Cluster(Box<Statuses>),
 }
 
 impl Ipam {
@@ -64,12 +64,12 @@ impl Ipam {
         match self {
             Self::Anybody => Vec::new(),
             Self::Folder(giver) => giver.faults().cloned().collect(),
-            Self::Cluster(statuses) => statuses.findings().map(fault).collect(),
+            Self::Cluster(statuses) => statuses.findings().iter().map(fault).collect(),
         }
     }
 }
 
 /// The controller tells it on the object itself.
-fn fault(finding: String) -> Fault {
+fn fault(finding: &Finding) -> Fault {
     Fault::warning(format!("the last valid configuration of addresses stays in force: {finding}"))
 }

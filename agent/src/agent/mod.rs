@@ -217,7 +217,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources
             Ok(Sources {
                 batches: Batches { served, announced: nothing },
                 events: Events::off(),
-                ipam: Ipam::Folder(Giver::open(&args.state_dir)),
+                ipam: Ipam::Folder(Box::new(Giver::open(&args.state_dir))),
                 metallb: away,
                 told: None,
                 access: None,
@@ -243,7 +243,7 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources
             Ok(Sources {
                 batches: Batches { served, announced: kube::watch_layer2(&access) },
                 events,
-                ipam: Ipam::Cluster(Statuses::new(scope.clone())),
+                ipam: Ipam::Cluster(Box::new(Statuses::new(scope.clone()))),
                 metallb: Lookout::new(Arc::clone(&access), scope, Part::Any).watch(),
                 told: Some((Arc::clone(&access), owner)),
                 access: Some(access),

@@ -43,7 +43,7 @@ pub fn columns(base: &Options) -> Vec<(String, Options)> {
 /// What Services of type LoadBalancer are tried in.
 pub fn load_balancers(base: &Options) -> Vec<(String, Options)> {
     let usual = Options { nodes: base.nodes, loadbalancers: true, ..Options::usual(base.name.clone()) };
-    let both = |cni| [Families::V4, Families::V6].map(|families| Options { cni, families, ..usual.clone() });
+    let both = |cni| [Families::V4, Families::V6].map(|families| Options { families, cni, ..usual.clone() });
     [both(Cni::Bridge), both(Cni::Ptp)].into_iter().flatten().map(|options| (title(&options), options)).collect()
 }
 

@@ -29,7 +29,7 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
         let size = if options.loadbalancers { LOAD_BALANCERS } else { SAMPLE };
         let sample = (number > 0).then(|| Sample { size, seed: format!("{commit} {title}") });
         let selection =
-            if options.loadbalancers { Selection::new(None, None, &options) } else { Selection::core(&options) };
+            if options.loadbalancers { Selection::load_balancers(&options) } else { Selection::core(&options) };
         let title = format!("core {title}");
         let trial =
             Trial { title: &title, options: &options, selection: &selection, sample: sample.as_ref(), whole: false };

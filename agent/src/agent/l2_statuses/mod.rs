@@ -1,4 +1,4 @@
-//! ServiceL2Status, MetalLB's word for who announces a Service and where: one object for each Service that this node announces, in the
+//! `ServiceL2Status`, MetalLB's word for who announces a Service and where: one object for each Service that this node announces, in the
 //! agent's own namespace. It goes when the node does not announce the Service any more, or with the agent's pod.
 //!
 //! ```text
