@@ -17,7 +17,7 @@ use culvert_tests::process::{Process, eventually};
 use culvert_tests::programs;
 use culvert_tests::shell;
 use culvert_tests::stage::{Scenery, answered};
-use culvert_tests::topology::PodLinks;
+use culvert_tests::topology::{Lab, PodLinks};
 use culvert_tests::traffic::Ask;
 use serde_json::{Value, json};
 
@@ -69,6 +69,17 @@ fn controller(plane: &ControlPlane, place: &Place) -> Result<Process> {
     place.start(command)
 }
 
+/// How agents are started: as in a pod, with the key that all share.
+fn options(lab: &Lab, plane: &ControlPlane) -> Result<Options> {
+    let key = lab.dir().join("key");
+    std::fs::write(&key, "a key that all nodes of the test share")?;
+    let mut options = Options { kubeconfig: Some(plane.kubeconfig(User::Agent)?), ..Options::new(SocketMode::All)? };
+    let (name, uid) = POD;
+    options.flags.extend(["--layer2".to_owned(), format!("--pod-name={name}"), format!("--pod-uid={uid}")]);
+    options.flags.push(format!("--layer2-key-file={}", key.display()));
+    Ok(options)
+}
+
 fn advertisement() -> Value {
     json!({"apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement", "metadata": {"name": "main"}, "spec": {}})
 }
@@ -99,11 +110,7 @@ impl Stage {
         }
         prepare(&plane)?;
         let controller = controller(&plane, &lab.client)?;
-        let mut options =
-            Options { kubeconfig: Some(plane.kubeconfig(User::Agent)?), ..Options::new(SocketMode::All)? };
-        let (name, uid) = POD;
-        options.flags.extend(["--layer2".to_owned(), format!("--pod-name={name}"), format!("--pod-uid={uid}")]);
-        let agent = Agent::start(lab, 0, &options)?;
+        let agent = Agent::start(lab, 0, &options(lab, &plane)?)?;
         let mut stage = Self { agent, controller, plane, scenery };
         stage.agent.ready()?;
         Ok(stage)
@@ -307,6 +314,50 @@ fn while_metallb_runs_nothing_is_announced() -> Result<()> {
         stage.answers(to, true)?;
     }
     Ok(())
+}
+
+#[test]
+fn of_two_nodes_the_one_that_gets_the_lease_answers() -> Result<()> {
+    let mut stage = Stage::advertised(|_| Ok(()))?;
+    let lab = &stage.scenery.lab;
+    stage.answers(V4, true)?;
+    stage.plane.create("/api/v1/nodes", &json!({"metadata": {"name": "n2"}}))?;
+    let address = |family| json!({"type": "InternalIP", "address": stage.scenery.cast.n2.ip(family).to_string()});
+    let addresses = json!({"status": {"addresses": Family::BOTH.map(address)}});
+    stage.plane.patch("/api/v1/nodes/n2/status", &addresses)?;
+    let mut second = Agent::start(lab, 1, &options(lab, &stage.plane)?)?;
+    second.ready()?;
+    for agent in [&stage.agent, &second] {
+        stage.told(eventually("the nodes hear each other", LIMIT, || {
+            let said = agent.cli_json("l2")?;
+            ensure!(said["quorum"] == true && said["nodes"][0]["alive"] == true, "{said}");
+            Ok(Some(()))
+        }))?;
+    }
+    // Without an API server, nothing changes as long as they hear each other: for longer than any grant lasts.
+    stage.plane.kill_api_server()?;
+    for to in [V4, V6].into_iter().cycle().take(6) {
+        stage.answers(to, true)?;
+    }
+    stage.plane.start_api_server()?;
+    stage.plane.ready()?;
+    // The node that has the address is cut off.
+    let owner = stage.says(V4, |one| one["node"].is_string())?["node"].clone();
+    let (port, other) = if owner == "n1" { ("n1", "n2") } else { ("n2", "n1") };
+    lab.fabric.sh(&format!("bridge link set dev {port} state 0"))?;
+    stage.answers(V4, true)?;
+    stage.answers(V6, true)?;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/culvert-layer2";
+    let lease = stage.plane.ask(User::Admin, "GET", path, None)?;
+    ensure!(lease["spec"]["holderIdentity"] == other, "{lease}");
+    // It is given back when the other one is heard again.
+    lab.fabric.sh(&format!("bridge link set dev {port} state 3"))?;
+    stage.told(eventually("the Lease is given back", LIMIT, || {
+        let lease = stage.plane.ask(User::Admin, "GET", path, None)?;
+        ensure!(lease["spec"]["holderIdentity"].as_str().is_none_or(str::is_empty), "{lease}");
+        Ok(Some(()))
+    }))
+    .with_context(|| second.log())
 }
 
 #[test]
