@@ -202,11 +202,14 @@ fn the_agent_reads_what_announcing_depends_on_only_where_it_announces() -> Resul
     ];
     ensure!(allowed(&objects) == wanted, "{:?}", allowed(&objects));
     let role = objects.iter().find(|object| object["kind"] == "Role").context("no Role")?;
-    let statuses = json!([
+    let (leases, named) = ("coordination.k8s.io", ["culvert-layer2"]);
+    let rules = json!([
         {"apiGroups": ["metallb.io"], "resources": ["servicel2statuses"], "verbs": ["list", "create", "delete"]},
         {"apiGroups": ["metallb.io"], "resources": ["servicel2statuses/status"], "verbs": ["patch"]},
+        {"apiGroups": [leases], "resources": ["leases"], "verbs": ["create"]},
+        {"apiGroups": [leases], "resources": ["leases"], "resourceNames": named, "verbs": ["get", "patch"]},
     ]);
-    ensure!(role["rules"] == statuses, "{role}");
+    ensure!(role["rules"] == rules, "{role}");
     let arguments: Vec<_> = arguments(container(&agent, "agent")?);
     for wanted in ["--layer2", "--layer2-key-file=/etc/culvert/layer2/key", "--load-balancer-class=culvert.dev/lb"] {
         ensure!(arguments.contains(&wanted), "{wanted} is not in {arguments:?}");

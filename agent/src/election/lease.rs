@@ -250,8 +250,14 @@ impl Candidate {
         self.leads_until().filter(|until| now < *until)?;
         self.renewed = None;
         let Seen::Present(record, _) = &self.seen else { return None };
+        self.release_of(record)
+    }
+
+    /// The same for a Lease as it was read; `None` if it is not this one's.
+    pub fn release_of(&self, record: &Record) -> Option<Value> {
         let metadata = json!({"resourceVersion": record.version});
-        Some(json!({"metadata": metadata, "spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}))
+        let spec = json!({"holderIdentity": "", "leaseDurationSeconds": 1});
+        (record.holder == self.identity).then(|| json!({"metadata": metadata, "spec": spec}))
     }
 
     fn is_free(&self, record: &Record, since: Instant, now: Instant) -> bool {

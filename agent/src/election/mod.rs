@@ -134,9 +134,22 @@ impl Election {
     async fn release(&mut self) {
         let Some(patch) = self.candidate.release(Instant::now()) else { return };
         let (collection, name) = (self.place.collection(), self.place.name.clone());
-        if let Err(error) = self.access.ask(&collection, Ask::Patch(&name, &patch), RELEASE).await {
+        let given_back = match self.access.ask(&collection, Ask::Patch(&name, &patch), RELEASE).await {
+            // A renewal was on its way when the end came, and has been made since.
+            Err(error) if error.is(409) => self.release_anew(&collection, &name).await,
+            result => result.map(drop),
+        };
+        if let Err(error) = given_back {
             tracing::debug!(%error, "the Lease could not be given back");
         }
+    }
+
+    async fn release_anew(&self, collection: &str, name: &str) -> Result<(), AskError> {
+        let text = self.access.ask(collection, Ask::Get(name), RELEASE).await?;
+        let Some(patch) = Record::parse(&text).ok().and_then(|record| self.candidate.release_of(&record)) else {
+            return Ok(());
+        };
+        self.access.ask(collection, Ask::Patch(name, &patch), RELEASE).await.map(drop)
     }
 }
 
