@@ -41,6 +41,12 @@ impl Manifests {
         self.write(&service.name, &yaml(&service.objects())?)
     }
 
+    /// Puts many Services with their slices into one file, `NAME.yaml`.
+    pub fn apply_all(&self, name: &str, services: &[Service]) -> Result<()> {
+        let objects: Vec<Value> = services.iter().flat_map(Service::objects).collect();
+        self.write(name, &yaml(&objects)?)
+    }
+
     /// Removes `NAME.yaml`.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.dir.join(format!("{name}.yaml"));

@@ -75,7 +75,8 @@ impl Segment {
         for node in &nodes {
             manifests.node(node.name(), &[node.host.ip(Family::V4), node.host.ip(Family::V6)])?;
         }
-        manifests.write("addresses", &pool())?;
+        let ranges = Family::BOTH.map(|family| format!("{}-{}", near(family, 100), near(family, 249)));
+        manifests.write("addresses", &pool(&ranges))?;
         let served = Server::start(&server, &[(Protocol::Tcp, TARGET), (Protocol::Udp, TARGET)])?;
         Ok(Self { client, router, fabric, server, nodes, manifests, key, _server: served, _scope: scope })
     }
@@ -87,6 +88,23 @@ impl Segment {
             let service = service.port("TCP", PORT, TARGET).port("UDP", PORT, TARGET);
             self.manifests.apply(&service.ready("elsewhere", &self.server))
         })
+    }
+
+    /// Adds many Services of IPv4 with an address each, which no prefix of the network holds: `198.18.(N / 256).(N % 256)`.
+    pub fn crowd(&self, count: u16) -> Result<Vec<IpAddr>> {
+        self.manifests.write("addresses", &pool(&["198.18.0.0/22".to_owned()]))?;
+        self.router.ip_batch("route add 198.18.0.0/22 dev eth0\n")?;
+        let [high, low]: [fn(u16) -> u8; 2] = [|n| n.to_be_bytes()[0], |n| n.to_be_bytes()[1]];
+        let service = |n: u16| {
+            let own = json!([format!("10.97.{}.{}", high(n), low(n))]);
+            let service = Service::new(&format!("c{n}"), 1).with("type", json!("LoadBalancer"));
+            let service = service.with("clusterIP", own[0].clone()).with("clusterIPs", own);
+            let service = service.with("ipFamilies", json!(["IPv4"])).with("ipFamilyPolicy", json!("SingleStack"));
+            let asked = IpAddr::from([198, 18, high(n), low(n)]);
+            service.with("loadBalancerIP", json!(asked)).port("TCP", PORT, TARGET).ready("elsewhere", &self.server)
+        };
+        self.manifests.apply_all("crowd", &(1..=count).map(service).collect::<Vec<_>>())?;
+        Ok((1..=count).map(|n| IpAddr::from([198, 18, high(n), low(n)])).collect())
     }
 
     /// Starts an agent on a node (from 0) that hears the others.
@@ -134,8 +152,7 @@ pub fn mac(place: &Place) -> Result<String> {
     Ok(mac.to_owned())
 }
 
-fn pool() -> String {
-    let ranges = Family::BOTH.map(|family| format!("{}-{}", near(family, 100), near(family, 249)));
+fn pool(ranges: &[String]) -> String {
     let object = |kind: &str, spec: Value| {
         let metadata = json!({"name": "main", "namespace": "metallb-system"});
         json!({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec}).to_string()

@@ -214,6 +214,32 @@ fn one_node_always_answers() -> Result<()> {
 }
 
 #[test]
+fn five_hundred_addresses_of_a_node_move_at_once() -> Result<()> {
+    let segment = Segment::new(2)?;
+    let addresses = segment.crowd(500)?;
+    let mut stage = Stage { agents: Vec::new(), segment, services: 0 };
+    let options = Options::new(SocketMode::All)?;
+    stage.agents = stage.segment.start_all(&options)?;
+    let all_from = |stage: &Stage, wanted: &dyn Fn(usize, usize) -> bool| -> Result<Option<()>> {
+        stage.router().sh("ip neigh flush dev eth0")?;
+        // One process for all of them.
+        let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let line = format!("for a in {list}; do ping -n -c 1 -W 1 $a > /dev/null & done; wait; ip neigh show dev eth0");
+        let known = stage.router().run(|| Ok(std::process::Command::new("sh").args(["-c", &line]).output()?.stdout))?;
+        let known = String::from_utf8_lossy(&known).into_owned();
+        let macs = [mac(&stage.segment.nodes[0].host)?, mac(&stage.segment.nodes[1].host)?];
+        let of = |mac: &String| known.lines().filter(|line| line.starts_with("198.18.") && line.contains(mac)).count();
+        let [first, second] = [of(&macs[0]), of(&macs[1])];
+        ensure!(wanted(first, second), "{first} and {second} of {}", addresses.len());
+        Ok(Some(()))
+    };
+    eventually("each has its half", SOON, || all_from(&stage, &|first, second| first == 250 && second == 250))
+        .with_context(|| stage.logs())?;
+    stage.segment.cut(0, true)?;
+    eventually("the other has all", SOON, || all_from(&stage, &|_, second| second == 500))
+}
+
+#[test]
 fn a_link_that_goes_down_takes_its_addresses_elsewhere() -> Result<()> {
     let stage = Stage::new(3, 1)?;
     let owner = stage.owner(near(Family::V4, 100))?.context("no owner")?;

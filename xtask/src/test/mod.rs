@@ -102,7 +102,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "vm-6.12",
-        about: "the same on Linux 6.12",
+        about: "programs, hooks and virtual servers on Linux 6.12",
         limit: minutes(30),
         required: true,
         run: |job| virtual_machine::run(job, Kernel::V6_12),

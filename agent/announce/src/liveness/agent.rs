@@ -160,8 +160,9 @@ impl Agent {
     }
 
     /// Whether claims wait for a majority: then [`Agent::tick`] is due as soon as grants may have come.
-    pub fn waits(&self, kernel: &Kernel) -> bool {
-        self.version > kernel.version()
+    pub fn waits(&self, kernel: &Kernel, now: Time) -> bool {
+        // What has no majority for long gets one with a beat, if ever.
+        self.version > kernel.version() && now < self.claimed.saturating_add(self.times.patience)
     }
 
     /// The choice gives these addresses to this node.

@@ -147,7 +147,7 @@ impl Peers {
     pub async fn next(&mut self) -> Event {
         let now = clock();
         let mut due = self.agent.next();
-        if self.agent.waits(&self.kernel) {
+        if self.agent.waits(&self.kernel, now) {
             due = due.min(now + POLL);
         }
         if let Some(change) = self.hold.next_change(now) {
