@@ -53,6 +53,9 @@ fn family<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb) -> i32 {
     if outcome == Outcome::TRANSLATE {
         return verdict::rewritten(nat::rewrite::<W, L3, true>(skb, packet));
     }
+    if announces::<HOOK, L3>() && outcome == Outcome::HAND_OVER {
+        return announce::hand_over(skb, packet);
+    }
     verdict::conclude::<W, L3>(skb, packet, outcome, HOOK)
 }
 
@@ -82,6 +85,7 @@ fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut 
     match follow(packet) {
         Some(outcome) => outcome,
         None if packet.is_error() => Outcome::LEAVE,
+        None if announces::<HOOK, L3>() && announce::is_of_another(skb, packet) => Outcome::HAND_OVER,
         None => admit::admit(packet, meaning, HOOK == hook::POD_INGRESS),
     }
 }

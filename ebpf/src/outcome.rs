@@ -12,6 +12,9 @@ impl Outcome {
     /// It is rewritten towards its target, and goes on.
     pub const TRANSLATE: Self = Self(1);
 
+    /// It goes to the node that had the address before.
+    pub const HAND_OVER: Self = Self(2);
+
     const DROP: u32 = 0x100;
     const REJECT: u32 = 0x200;
 

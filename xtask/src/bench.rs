@@ -46,6 +46,9 @@ enum Bench {
 /// Options of `bench failover`, handed on.
 #[derive(Args)]
 struct Failover {
+    /// What happens to the node: node-off, agent-killed, link-down, drain [default: all of them]
+    #[arg(long, value_name = "CASE,...")]
+    cases: Option<String>,
     /// Runs of each case [default: 20]
     #[arg(long, value_name = "N")]
     rounds: Option<String>,
@@ -166,9 +169,9 @@ fn path(bench: &mut Command, artifacts: &Artifacts, only: &[Part]) -> Result<()>
 
 fn failover(bench: &mut Command, artifacts: &Artifacts, options: &Failover) -> Result<()> {
     bench.env("CULVERT_BIN", artifacts.binary("culvert")?);
-    let Failover { rounds, nodes, output } = options;
+    let Failover { cases, rounds, nodes, output } = options;
     bench.args(["failover", "--output", output.name()]);
-    for (name, value) in [("--rounds", rounds), ("--nodes", nodes)] {
+    for (name, value) in [("--cases", cases), ("--rounds", rounds), ("--nodes", nodes)] {
         if let Some(value) = value {
             bench.args([name, value]);
         }

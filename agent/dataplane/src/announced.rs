@@ -39,6 +39,17 @@ pub struct Row {
     pub quorum: bool,
     /// Not longer than until then, of the monotonic clock; `None` = always.
     pub until: Option<Duration>,
+    /// The node that had the address before.
+    pub before: Option<Before>,
+}
+
+/// The node that had an address before: connections that stand and that are not known here go to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// Not longer than until then, of the monotonic clock.
+    pub until: Duration,
 }
 
 /// Another host that uses an address, or is about to.
@@ -106,20 +117,25 @@ impl Rival {
     }
 }
 
-fn encode(Row { answers, echo, quorum, until }: Row) -> Value {
-    let until = until.map_or(u64::MAX, |until| u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
+fn encode(Row { answers, echo, quorum, until, before }: Row) -> Value {
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let until = until.map_or(u64::MAX, nanoseconds);
+    let before_until = before.map_or(0, |before| nanoseconds(before.until));
     let flag = |is: bool, flag| if is { flag } else { 0 };
     let flags = flag(answers, announced::ANSWER) | flag(echo, announced::ECHO) | flag(quorum, announced::QUORUM);
-    Value { until, flags, zero: 0 }
+    let before = before.map_or([0; 6], |before| before.mac);
+    Value { until, before_until, flags, before, zero: [0; 6] }
 }
 
 fn decode(value: &[u8]) -> Row {
-    let Value { until, flags, zero: _ } = Value::from_prefix(value);
+    let Value { until, before_until, flags, before, zero: _ } = Value::from_prefix(value);
+    let before_until = Duration::from_nanos(before_until);
     Row {
         answers: flags & announced::ANSWER != 0,
         echo: flags & announced::ECHO != 0,
         quorum: flags & announced::QUORUM != 0,
         until: (until != u64::MAX).then(|| Duration::from_nanos(until)),
+        before: (!before_until.is_zero()).then_some(Before { mac: before, until: before_until }),
     }
 }
 
@@ -154,8 +170,9 @@ mod tests {
     fn rows_are_what_was_written() {
         let mut rows = Announced::new(FakeStore::default());
         let (v4, v6) = (place("192.0.2.1", 7), place("2001:db8::1", 8));
-        let speaks = Row { answers: true, echo: true, quorum: true, until: Some(Duration::from_secs(9)) };
-        let watches = Row { answers: false, echo: false, quorum: false, until: None };
+        let before = Some(Before { mac: [2, 0, 0, 0, 0, 9], until: Duration::from_secs(8) });
+        let speaks = Row { answers: true, echo: true, quorum: true, until: Some(Duration::from_secs(9)), before };
+        let watches = Row { answers: false, echo: false, quorum: false, until: None, before: None };
         rows.put(v4, speaks).unwrap();
         rows.put(v6, watches).unwrap();
         assert_eq!(rows.rows().unwrap(), BTreeMap::from([(v4, speaks), (v6, watches)]));

@@ -19,10 +19,14 @@ plain! {
     pub struct Announced {
         /// Nanoseconds of the monotonic clock: not longer than until then; `u64::MAX` = always.
         pub until: u64,
+        /// Until then (likewise) what stands of TCP and is not known here is handed to the node that had the address before.
+        pub before_until: u64,
         /// Bits of [`announced`].
         pub flags: u32,
+        /// That node's link address.
+        pub before: [u8; 6],
         /// Zero.
-        pub zero: u32,
+        pub zero: [u8; 6],
     }
 }
 
@@ -84,7 +88,7 @@ pub mod rival {
 }
 
 const _: () = {
-    assert!(size_of::<AnnouncedKey>() == 24 && size_of::<Announced>() == 16 && size_of::<Rival>() == 40);
+    assert!(size_of::<AnnouncedKey>() == 24 && size_of::<Announced>() == 32 && size_of::<Rival>() == 40);
     let _ = AnnouncedKey::zeroed();
     let _ = Announced::zeroed();
     let _ = AnnouncedCounters::zeroed();

@@ -20,6 +20,7 @@ mod arp;
 mod beat;
 mod echo;
 mod neighbor;
+mod predecessor;
 mod quorum;
 mod sha256;
 
@@ -35,6 +36,7 @@ use crate::{
 };
 
 pub use arp::arp;
+pub use predecessor::{hand_over, is_of_another};
 pub use beat::{beat, is_one as is_beat};
 
 /// A link address, as it lies in a frame.

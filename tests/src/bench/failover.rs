@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use clap::ValueEnum;
 use culvert_dataplane::Frames;
 use serde::Serialize;
 use serde_json::json;
@@ -42,7 +43,7 @@ const AFTER: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_mins(2);
 
 /// What happens to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Case {
     /// Everything to and from it is dropped at the bridge, which leaves its link the carrier; then its agent is killed.

@@ -61,6 +61,9 @@ struct Scale {
 
 #[derive(Args)]
 struct Failover {
+    /// What happens to the node
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = failover::Case::ALL)]
+    cases: Vec<failover::Case>,
     /// Runs of each case
     #[arg(long, default_value_t = 20)]
     rounds: usize,
@@ -182,8 +185,8 @@ fn progress(done: usize, all: usize) {
 
 /// Time without an answer, broken connections, and two answers at once.
 fn failover(arguments: &Failover) -> Result<()> {
-    let Failover { rounds, nodes, output } = arguments;
-    let figures = failover::run(*nodes, *rounds, &failover::Case::ALL, &mut |words| {
+    let Failover { cases, rounds, nodes, output } = arguments;
+    let figures = failover::run(*nodes, *rounds, cases, &mut |words| {
         let _ = writeln!(std::io::stderr(), "{words}");
     })?;
     let mut out = std::io::stdout();

@@ -195,7 +195,13 @@ impl Kernel {
         old: &BTreeMap<(IpAddr, u32), Announced>,
         new: &BTreeMap<(IpAddr, u32), Announced>,
     ) -> Result<()> {
-        let row = |row: &Announced| culvert_abi::Announced { until: row.until, flags: row.flags, zero: 0 };
+        let row = |row: &Announced| culvert_abi::Announced {
+            until: row.until,
+            flags: row.flags,
+            before: row.before,
+            before_until: row.before_until,
+            ..culvert_abi::Announced::zeroed()
+        };
         let counters = |_: &Announced| AnnouncedCounters::zeroed();
         let (old, new) = (old.iter().collect(), new.iter().collect());
         // Counters begin anew with each world.

@@ -35,12 +35,16 @@ pub struct World {
 }
 
 /// An address that is announced on a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
     /// Nanoseconds of the monotonic clock.
     pub until: u64,
     /// Bits of `culvert_abi::announced`.
     pub flags: u32,
+    /// The node that had the address before.
+    pub before: [u8; 6],
+    /// Until then connections go there.
+    pub before_until: u64,
 }
 
 /// A frontend.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use culvert_abi::{Plain as _, Rival, announced, rival};
 use culvert_announce::probe::packet::{Arp, Mac, Neighbor, Packet as Frame, solicited_node};
-use culvert_tests::fixture::{Body, Extension, LINK, MAC, Packet, Programs, Seen, Story, nets, syn};
+use culvert_tests::fixture::{Body, Extension, LINK, MAC, Packet, Programs, Seen, Story, nets, syn, tcp, udp};
 use culvert_tests::world::{Announced, World};
 
 use super::{at, tell};
@@ -28,7 +28,7 @@ pub(super) const REDIRECTED: i32 = 7;
 /// Both addresses on the link, with these rows.
 pub(super) fn world(until: u64, flags: u32) -> World {
     let [net, _] = nets();
-    let announced = [V4.into(), V6.into()].map(|ip: IpAddr| ((ip, LINK), Announced { until, flags }));
+    let announced = [V4.into(), V6.into()].map(|ip: IpAddr| ((ip, LINK), Announced { until, flags, ..Announced::default() }));
     World { announced: announced.into(), links: net.world().links, ..World::default() }
 }
 
@@ -316,7 +316,7 @@ fn echo_is_answered() -> Result<()> {
         let ip = net.vip;
         let (asks, answers) = if ip.is_ipv4() { (8, 0) } else { (128, 129) };
         let mut world = net.world();
-        world.announced.insert((ip, LINK), Announced { until: u64::MAX, flags: announced::ANSWER | announced::ECHO });
+        world.announced.insert((ip, LINK), Announced { until: u64::MAX, flags: announced::ANSWER | announced::ECHO, ..Announced::default() });
         let question = echo(net.client, ip, asks);
         let mut long = question.clone();
         long.body = Body::Icmp(asks, 0, 7, vec![0x5a; 1400]);
@@ -352,7 +352,7 @@ fn echo_is_answered() -> Result<()> {
         for (about, flags, until) in
             [("not switched on", announced::ANSWER, u64::MAX), ("out of time", announced::ANSWER | announced::ECHO, 0)]
         {
-            world.announced.insert((ip, LINK), Announced { until, flags });
+            world.announced.insert((ip, LINK), Announced { until, flags, ..Announced::default() });
             stories.push(Story::new(format!("echo of {ip}, {about}"), &world).left("node_ingress", question.clone()));
         }
     }
@@ -372,4 +372,49 @@ fn echo_to_another_link_address_is_left_alone() -> Result<()> {
     }
     ensure!(solicited_node(V6).segments()[7] == 0x3456, "the group of the address");
     Ok(())
+}
+
+/// What stands of TCP and is not known here goes to the node that had the address before; all else is this node's.
+#[test]
+fn connections_that_stand_go_on_through_the_node_before() -> Result<()> {
+    for net in nets() {
+        let ip = net.vip;
+        let mut programs = Programs::load()?;
+        let mut world = net.world();
+        let row = Announced { until: u64::MAX, flags: announced::ANSWER, before: STRANGER.0, before_until: u64::MAX };
+        world.announced.insert((ip, LINK), row);
+        programs.reset(&world)?;
+        let (client, at_service) = (at(net.client, 40_000), at(ip, 80));
+        let segment = tcp(client, at_service, b"more");
+        let standing = segment.frame(false);
+        let handed = Seen { verdict: REDIRECTED, bytes: from(OURS, addressed(STRANGER, standing.clone())) };
+        ensure!(programs.run("node_ingress", &standing)? == handed, "{ip}: {:02x?}", programs.run("node_ingress", &standing)?);
+        // It is not sent back to where it comes from.
+        let back = programs.run("node_ingress", &from(STRANGER, standing.clone()))?;
+        ensure!(back.verdict != REDIRECTED, "{ip}: {back:02x?}");
+        // What begins is this node's, and so is what follows it.
+        programs.reset(&world)?;
+        for packet in [syn(client, at_service), segment] {
+            let seen = programs.run("node_ingress", &packet.frame(false))?;
+            ensure!(seen.verdict == LEFT && seen.bytes != packet.frame(false), "{ip}: {seen:02x?}");
+        }
+        let datagram = programs.run("node_ingress", &udp(client, at_service, b"?").frame(false))?;
+        ensure!(datagram.bytes[..6] != STRANGER.0, "{ip}: a datagram");
+        // Its time is over, or there was none.
+        for row in [Announced { before_until: 1, ..row }, Announced { before_until: 0, before: [0; 6], ..row }] {
+            world.announced.insert((ip, LINK), row);
+            programs.reset(&world)?;
+            let seen = programs.run("node_ingress", &standing)?;
+            ensure!(seen.verdict == LEFT, "{ip}, {row:?}: {seen:02x?}");
+        }
+        // Other links are not concerned.
+        ensure!(programs.run("pod_ingress", &standing)?.verdict == LEFT, "{ip}: from a pod");
+    }
+    Ok(())
+}
+
+/// The same frame from another link address.
+fn from(mac: Mac, mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac.0);
+    frame
 }

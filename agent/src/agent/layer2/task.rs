@@ -14,7 +14,7 @@ use culvert_announce::liveness::Said;
 use culvert_announce::speaker::{Action, Place, Speaker, Wanted};
 use culvert_api::layer2::{self, Link, State};
 use culvert_dataplane::Frames;
-use culvert_dataplane::announced::{self, Announced, Rival, Row};
+use culvert_dataplane::announced::{self, Announced, Before, Rival, Row};
 use culvert_dataplane::kernel::KernelStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -32,6 +32,8 @@ const GRACE: Duration = Duration::from_mins(1);
 const RENEWAL: Duration = Duration::from_secs(5);
 /// A conflict that goes on is told of in the log at most so often.
 const QUIET: Duration = Duration::from_secs(10);
+/// How long connections that stand go on through the node that had their address before.
+const LINGER: Duration = Duration::from_mins(10);
 /// When nothing is due.
 const LATER: Duration = Duration::from_mins(10);
 
@@ -54,6 +56,10 @@ pub struct Task {
     asked: mpsc::Receiver<Question>,
     /// What is spoken for may be another thing than was told last.
     news: bool,
+    /// Addresses that other nodes announced last, and their MACs.
+    others: BTreeMap<IpAddr, Mac>,
+    /// Addresses that came from another node: what stood then goes there.
+    before: BTreeMap<IpAddr, Before>,
     spoken: watch::Sender<Option<Spoken>>,
     /// Who claimed an address last.
     claims: BTreeMap<Place, Claimed>,
@@ -108,7 +114,9 @@ impl Task {
         let now = now();
         let left = rows.rows()?.into_iter();
         let in_force = left.filter(|(_, row)| row.until.is_none_or(|until| until > now));
-        let left: BTreeMap<Place, bool> = in_force.map(|(place, row)| (of_speaker(place), row.answers)).collect();
+        let in_force: Vec<_> = in_force.collect();
+        let before = in_force.iter().filter_map(|(place, row)| Some((place.address, row.before?))).collect();
+        let left: BTreeMap<Place, bool> = in_force.into_iter().map(|(place, row)| (of_speaker(place), row.answers)).collect();
         let claims = left.iter().filter(|(_, answers)| **answers).map(|(place, _)| place.address).collect();
         let peers = peers(claims)?;
         let mut seed = [0; 8];
@@ -127,6 +135,8 @@ impl Task {
             echo,
             asked,
             news: false,
+            others: BTreeMap::new(),
+            before,
             spoken,
             claims: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -224,6 +234,10 @@ impl Task {
         act(&mut peers, &mut |claims| self.speak(Some(claims)));
         if peers.have_news() {
             self.speaker.announced_by_others(peers.announced());
+            self.others = peers.predecessors();
+            // Nobody goes on with what went through a node that is gone.
+            let alive = peers.macs_alive();
+            self.before.retain(|_, before| alive.contains(&Mac(before.mac)));
         }
         self.peers = Some(peers);
     }
@@ -239,7 +253,14 @@ impl Task {
         let actions = match (self.wanted.clone(), claims) {
             (Some(wanted), None) => self.speaker.want(&wanted, now()),
             (Some(mut wanted), Some(claims)) => {
+                let orders = wanted.addresses.clone();
                 wanted.addresses.retain(|address, _| claims.contains(address));
+                // What another node is to have is spoken for until it has it.
+                for Place { address, link } in self.speaker.rows().into_keys().filter(|at| claims.contains(&at.address)) {
+                    if !orders.contains_key(&address) {
+                        wanted.addresses.entry(address).or_default().insert(link);
+                    }
+                }
                 self.speaker.want(&wanted, now())
             }
             (None, Some(claims)) => self.speaker.give_up_all_but(claims),
@@ -291,10 +312,14 @@ impl Task {
             match action {
                 Action::Put { place, answers } => {
                     self.listen(place);
+                    self.succeed(place.address);
                     self.put(place, answers);
-                    tracing::info!(address = %place.address, link = self.name(place), answers, "announced in layer 2");
+                    let before = self.before.get(&place.address).map(|before| Mac(before.mac).to_string());
+                    let (address, link) = (place.address, self.name(place));
+                    tracing::info!(%address, link, answers, before, "announced in layer 2");
                 }
                 Action::Remove(place) => {
+                    self.before.remove(&place.address);
                     self.claims.remove(&place);
                     self.sent.remove(&place);
                     self.remove(of_rows(place));
@@ -345,7 +370,8 @@ impl Task {
 
     fn put(&mut self, place: Place, answers: bool) {
         let quorum = self.peers.is_some();
-        let row = Row { answers, echo: answers && self.echo, quorum, until: Some(now() + GRACE) };
+        let before = self.before.get(&place.address).copied().filter(|_| answers);
+        let row = Row { answers, echo: answers && self.echo, quorum, until: Some(now() + GRACE), before };
         if let Err(error) = self.rows.put(of_rows(place), row) {
             tracing::error!(address = %place.address, %error, "an announced address cannot be written; it is tried again");
         }
@@ -358,6 +384,13 @@ impl Task {
         if let IpAddr::V6(address) = place.address {
             let name = self.orders.names.get(&place.link).map(String::as_str);
             self.groups.leave(&self.frames, (place.link, name), address);
+        }
+    }
+
+    /// Notes which node announced an address before this one, which begins to.
+    fn succeed(&mut self, address: IpAddr) {
+        if let Some(Mac(mac)) = self.others.remove(&address) {
+            self.before.insert(address, Before { mac, until: now() + LINGER });
         }
     }
 

@@ -81,6 +81,10 @@ pub struct Peers {
     /// Everything that the others said, as they said it last.
     said: BTreeMap<NodeId, Arc<Said>>,
     news: bool,
+    /// Those that were heard when that was told last.
+    alive: BTreeSet<NodeId>,
+    /// Which node announced an address last.
+    announcers: BTreeMap<IpAddr, NodeId>,
     witness: Option<Witness>,
     /// Until then a witness that both sides may have does not count: another node has said that it claims the same.
     contradicted: Time,
@@ -137,6 +141,8 @@ impl Peers {
             heard,
             said: BTreeMap::new(),
             news: false,
+            alive: BTreeSet::new(),
+            announcers: BTreeMap::new(),
             witness,
             contradicted: Time::ZERO,
             problem: None,
@@ -214,6 +220,7 @@ impl Peers {
 
     /// Says something of this node to the others, if it is news to them.
     pub fn say(&mut self, said: Said, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        self.announcers.extend(said.announced.iter().map(|address| (*address, self.id)));
         let actions = self.agent.say(said, clock());
         self.perform(actions, obey);
     }
@@ -249,9 +256,21 @@ impl Peers {
         self.said.values().flat_map(|said| said.links.values()).map(|link| link.mac)
     }
 
-    /// Whether a node has said something else since this was asked last.
+    /// Addresses that another node which lives announced last, with that node's link address.
+    pub fn predecessors(&self) -> BTreeMap<IpAddr, Mac> {
+        let alive = self.agent.alive(clock());
+        let by_alive = self.announcers.iter().filter(|(_, id)| alive.contains(id));
+        by_alive.filter_map(|(address, id)| Some((*address, facing(self.said.get(id)?, *address)?))).collect()
+    }
+
+    /// Whether a node has said something else, came or went since this was asked last.
     pub fn have_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
+    }
+
+    /// MACs of the nodes that are heard.
+    pub fn macs_alive(&self) -> BTreeSet<Mac> {
+        self.agent.said(clock()).flat_map(|(_, said)| said.links.values()).map(|link| link.mac).collect()
     }
 
     /// Addresses that other nodes announce, or did when they were heard last.
@@ -359,6 +378,8 @@ impl Peers {
     /// Tells the main loop what is heard, once enough is.
     fn publish(&mut self, now: Time) {
         let alive = self.agent.alive(now);
+        self.news |= self.alive != alive;
+        self.alive.clone_from(&alive);
         for id in &alive {
             self.hold.observe(*id, true, now);
         }
@@ -367,6 +388,7 @@ impl Peers {
         }
         for (id, said) in self.agent.said(now) {
             if self.said.get(&id).is_none_or(|known| **known != *said) {
+                self.announcers.extend(said.announced.iter().map(|address| (*address, id)));
                 self.said.insert(id, Arc::new(said.clone()));
                 self.news = true;
             }
@@ -399,6 +421,14 @@ impl Peers {
             self.problem = Some(problem);
         }
     }
+}
+
+/// The link address by which a node is reached on the network of an address: of a link whose prefix holds it, or else of any that
+/// is up.
+fn facing(said: &Said, address: IpAddr) -> Option<Mac> {
+    let up = || said.links.values().filter(|link| link.up);
+    let near = up().find(|link| link.prefixes.iter().any(|prefix| prefix.contains(&address)));
+    near.or_else(|| up().next()).map(|link| link.mac)
 }
 
 /// The clock of stamps: it goes on while the machine is suspended.
