@@ -290,9 +290,10 @@ impl Announcements {
             let prefixes = link.prefixes.clone();
             (name.clone(), Link { up: link.up, prefixes })
         });
-        let able = self.services.iter().filter(|(_, announced)| {
-            !announced.service.addresses.iter().any(|address| said.unable.contains(address))
-        });
+        let able = self
+            .services
+            .iter()
+            .filter(|(_, announced)| !announced.service.addresses.iter().any(|address| said.unable.contains(address)));
         let programmed = able.map(|(key, _)| key.clone()).collect();
         let report = Some(Report { links: links.collect(), programmed, local: self.local(name) });
         let out = node.out.clone().or(said.drained.then_some(Out::Drained));

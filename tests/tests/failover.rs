@@ -127,7 +127,10 @@ fn of_three_nodes_each_has_its_share_and_one_that_is_off_loses_it() -> Result<()
     stage.segment.cut(0, false)?;
     eventually("n1 is heard again", SOON, || {
         let said = stage.agents[1].cli_json("l2")?;
-        Ok(said["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(|node| node["name"] == "n1" && node["alive"] == true)).then_some(()))
+        Ok(said["nodes"]
+            .as_array()
+            .is_some_and(|nodes| nodes.iter().any(|node| node["name"] == "n1" && node["alive"] == true))
+            .then_some(()))
     })?;
     let back = stage.owners()?;
     ensure!(back == after, "{back:?} instead of {after:?}");

@@ -352,12 +352,13 @@ fn of_two_nodes_the_one_that_gets_the_lease_answers() -> Result<()> {
     ensure!(lease["spec"]["holderIdentity"] == other, "{lease}");
     // It is given back when the other one is heard again.
     lab.fabric.sh(&format!("bridge link set dev {port} state 3"))?;
-    stage.told(eventually("the Lease is given back", LIMIT, || {
-        let lease = stage.plane.ask(User::Admin, "GET", path, None)?;
-        ensure!(lease["spec"]["holderIdentity"].as_str().is_none_or(str::is_empty), "{lease}");
-        Ok(Some(()))
-    }))
-    .with_context(|| second.log())
+    stage
+        .told(eventually("the Lease is given back", LIMIT, || {
+            let lease = stage.plane.ask(User::Admin, "GET", path, None)?;
+            ensure!(lease["spec"]["holderIdentity"].as_str().is_none_or(str::is_empty), "{lease}");
+            Ok(Some(()))
+        }))
+        .with_context(|| second.log())
 }
 
 #[test]

@@ -234,7 +234,14 @@ fn start_source(args: &AgentArgs, source: &Source, node: &str) -> Result<Sources
             let served = kube::watch(&access, node);
             if !args.layer2.layer2 {
                 let batches = Batches { served, announced: nothing };
-                return Ok(Sources { batches, events, ipam: Ipam::Anybody, metallb: away, told: None, access: Some(access) });
+                return Ok(Sources {
+                    batches,
+                    events,
+                    ipam: Ipam::Anybody,
+                    metallb: away,
+                    told: None,
+                    access: Some(access),
+                });
             }
             let namespace = scope::namespace(&args.scope);
             let scope = Scope::new(&args.scope, &namespace);

@@ -17,8 +17,8 @@ use culvert_dataplane::Error;
 use serde::Serialize;
 
 pub use backends::run as backends;
-pub use flows::run as flows;
 pub use drain::run as drain;
+pub use flows::run as flows;
 pub use l2::run as l2;
 pub use monitor::run as monitor;
 pub use services::run as services;

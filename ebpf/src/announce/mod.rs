@@ -36,8 +36,8 @@ use crate::{
 };
 
 pub use arp::arp;
-pub use predecessor::{hand_over, is_of_another};
 pub use beat::{beat, is_one as is_beat};
+pub use predecessor::{hand_over, is_of_another};
 
 /// A link address, as it lies in a frame.
 pub type Mac = [u16; 3];

@@ -34,8 +34,8 @@ fn before<const W: usize>(skb: Skb, packet: &Packet<W>) -> Option<(Mac, Mac)> {
     if clock::nanoseconds() >= found.row.before_until {
         return None;
     }
-    let [a, b, c, d, e, f] = found.row.before;
-    let before = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
-    let [_, _, _, s0, s1, s2] = skb.load::<[u16; 6]>(0)?;
-    ([s0, s1, s2] != before).then_some((before, found.mac))
+    let [m0, m1, m2, m3, m4, m5] = found.row.before;
+    let before = [[m0, m1], [m2, m3], [m4, m5]].map(u16::from_ne_bytes);
+    let sender = skb.load::<Mac>(6)?;
+    (sender != before).then_some((before, found.mac))
 }

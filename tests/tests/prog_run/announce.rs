@@ -28,7 +28,8 @@ pub(super) const REDIRECTED: i32 = 7;
 /// Both addresses on the link, with these rows.
 pub(super) fn world(until: u64, flags: u32) -> World {
     let [net, _] = nets();
-    let announced = [V4.into(), V6.into()].map(|ip: IpAddr| ((ip, LINK), Announced { until, flags, ..Announced::default() }));
+    let announced =
+        [V4.into(), V6.into()].map(|ip: IpAddr| ((ip, LINK), Announced { until, flags, ..Announced::default() }));
     World { announced: announced.into(), links: net.world().links, ..World::default() }
 }
 
@@ -316,7 +317,10 @@ fn echo_is_answered() -> Result<()> {
         let ip = net.vip;
         let (asks, answers) = if ip.is_ipv4() { (8, 0) } else { (128, 129) };
         let mut world = net.world();
-        world.announced.insert((ip, LINK), Announced { until: u64::MAX, flags: announced::ANSWER | announced::ECHO, ..Announced::default() });
+        world.announced.insert(
+            (ip, LINK),
+            Announced { until: u64::MAX, flags: announced::ANSWER | announced::ECHO, ..Announced::default() },
+        );
         let question = echo(net.client, ip, asks);
         let mut long = question.clone();
         long.body = Body::Icmp(asks, 0, 7, vec![0x5a; 1400]);
@@ -388,7 +392,11 @@ fn connections_that_stand_go_on_through_the_node_before() -> Result<()> {
         let segment = tcp(client, at_service, b"more");
         let standing = segment.frame(false);
         let handed = Seen { verdict: REDIRECTED, bytes: from(OURS, addressed(STRANGER, standing.clone())) };
-        ensure!(programs.run("node_ingress", &standing)? == handed, "{ip}: {:02x?}", programs.run("node_ingress", &standing)?);
+        ensure!(
+            programs.run("node_ingress", &standing)? == handed,
+            "{ip}: {:02x?}",
+            programs.run("node_ingress", &standing)?
+        );
         // It is not sent back to where it comes from.
         let back = programs.run("node_ingress", &from(STRANGER, standing.clone()))?;
         ensure!(back.verdict != REDIRECTED, "{ip}: {back:02x?}");

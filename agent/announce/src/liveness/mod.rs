@@ -41,7 +41,7 @@ use std::time::Duration;
 
 pub use agent::{Action, Agent};
 pub use electorate::Electorate;
-pub use kernel::{Grant, Kernel, Held};
+pub use kernel::{Grant, Held, Kernel};
 pub use said::{Link, Said};
 
 pub use crate::hold::Time;

@@ -281,9 +281,10 @@ const MAPPED: u8 = 96;
 fn write_said(bytes: &mut Vec<u8>, said: &Said, addresses: &BTreeSet<IpAddr>) {
     bytes.push(u8::from(said.drained));
     let bits: Vec<bool> = addresses.iter().map(|address| said.announced.contains(address)).collect();
-    bytes.extend(bits.chunks(8).map(|bits| {
-        bits.iter().enumerate().fold(0, |byte, (i, bit)| byte | if *bit { 0x80 >> i } else { 0 })
-    }));
+    bytes.extend(
+        bits.chunks(8)
+            .map(|bits| bits.iter().enumerate().fold(0, |byte, (i, bit)| byte | if *bit { 0x80 >> i } else { 0 })),
+    );
     bytes.extend((said.unable.len() as u16).to_be_bytes());
     bytes.extend(said.unable.iter().flat_map(octets));
     bytes.push(said.links.len().min(MAX_LINKS) as u8);

@@ -201,11 +201,7 @@ fn has(held: &Held, address: IpAddr) -> bool {
     held.ports.iter().flat_map(|port| &port.frontends).any(|(at, _)| at.address == address)
 }
 
-fn orders(
-    segments: &BTreeMap<u32, (&str, &Segment)>,
-    own: &BTreeMap<IpAddr, Own>,
-    used: BTreeSet<IpAddr>,
-) -> Orders {
+fn orders(segments: &BTreeMap<u32, (&str, &Segment)>, own: &BTreeMap<IpAddr, Own>, used: BTreeSet<IpAddr>) -> Orders {
     let numbers = |names: &BTreeSet<String>| {
         let called = segments.iter().filter(|(_, (name, _))| names.contains(*name));
         called.map(|(index, _)| *index).collect()

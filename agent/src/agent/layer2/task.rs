@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use culvert_abi::AnnouncedCounters;
+use culvert_announce::liveness::Said;
 use culvert_announce::probe::packet::Mac;
 use culvert_announce::probe::{Claim, Conflict, Standing};
-use culvert_announce::liveness::Said;
 use culvert_announce::speaker::{Action, Place, Speaker, Wanted};
 use culvert_api::layer2::{self, Link, State};
 use culvert_dataplane::Frames;
@@ -116,7 +116,8 @@ impl Task {
         let in_force = left.filter(|(_, row)| row.until.is_none_or(|until| until > now));
         let in_force: Vec<_> = in_force.collect();
         let before = in_force.iter().filter_map(|(place, row)| Some((place.address, row.before?))).collect();
-        let left: BTreeMap<Place, bool> = in_force.into_iter().map(|(place, row)| (of_speaker(place), row.answers)).collect();
+        let left: BTreeMap<Place, bool> =
+            in_force.into_iter().map(|(place, row)| (of_speaker(place), row.answers)).collect();
         let claims = left.iter().filter(|(_, answers)| **answers).map(|(place, _)| place.address).collect();
         let peers = peers(claims)?;
         let mut seed = [0; 8];
@@ -217,7 +218,8 @@ impl Task {
             return;
         }
         let able = orders.wanted.as_ref().map(|wanted| {
-            let able = wanted.addresses.iter().filter(|(_, links)| links.iter().any(|link| wanted.links.contains_key(link)));
+            let able =
+                wanted.addresses.iter().filter(|(_, links)| links.iter().any(|link| wanted.links.contains_key(link)));
             able.map(|(address, _)| *address).collect()
         });
         let node = self.node.clone();
@@ -256,7 +258,8 @@ impl Task {
                 let orders = wanted.addresses.clone();
                 wanted.addresses.retain(|address, _| claims.contains(address));
                 // What another node is to have is spoken for until it has it.
-                for Place { address, link } in self.speaker.rows().into_keys().filter(|at| claims.contains(&at.address)) {
+                for Place { address, link } in self.speaker.rows().into_keys().filter(|at| claims.contains(&at.address))
+                {
                     if !orders.contains_key(&address) {
                         wanted.addresses.entry(address).or_default().insert(link);
                     }

@@ -38,7 +38,8 @@ impl Book {
         self.index(nodes.clone());
         let temporary = self.path.with_extension("json.new");
         let written = serde_json::to_vec_pretty(nodes).map_err(std::io::Error::other);
-        let written = written.and_then(|text| fs::write(&temporary, text)).and_then(|()| fs::rename(&temporary, &self.path));
+        let written =
+            written.and_then(|text| fs::write(&temporary, text)).and_then(|()| fs::rename(&temporary, &self.path));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "addresses of the nodes cannot be kept for the next agent");
         }
@@ -68,7 +69,8 @@ mod tests {
     #[test]
     fn the_next_agent_knows_the_nodes() {
         let state = tempfile::tempdir().unwrap();
-        let nodes = BTreeMap::from([("n1".to_owned(), vec![IpAddr::from([192, 0, 2, 1])]), ("n2".to_owned(), Vec::new())]);
+        let nodes =
+            BTreeMap::from([("n1".to_owned(), vec![IpAddr::from([192, 0, 2, 1])]), ("n2".to_owned(), Vec::new())]);
         Book::open(state.path()).write(&nodes);
         let book = Book::open(state.path());
         assert_eq!(book.address(node_id("n1")), Some(IpAddr::from([192, 0, 2, 1])));

@@ -83,7 +83,8 @@ fn is_reply(packet: &[u8], v4: bool, kind: u8, asked: &[u8]) -> bool {
 
 /// RFC 1071.
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |low| u32::from(*low))).sum();
+    let sum: u32 =
+        bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |low| u32::from(*low))).sum();
     !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
@@ -124,7 +125,8 @@ mod tests {
 
     #[test]
     fn gateways_are_read() {
-        let v4 = "Iface\tDestination\tGateway \tFlags\neth0\t0000000A\t00000000\t0001\neth0\t00000000\t010200C0\t0003\n";
+        let v4 =
+            "Iface\tDestination\tGateway \tFlags\neth0\t0000000A\t00000000\t0001\neth0\t00000000\t010200C0\t0003\n";
         assert_eq!(of_v4(v4), Some(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(of_v4("Iface\n"), None);
         let zero = "0".repeat(32);
