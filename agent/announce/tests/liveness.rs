@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_announce::liveness::wire::{Inbox, Key, Message};
-use culvert_announce::liveness::{Action, Agent, Kernel, NodeId, Time, Times};
+use culvert_announce::liveness::{Action, Agent, Kernel, NodeId, Said, Time, Times};
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
@@ -140,12 +140,14 @@ impl World {
         // Microseconds since some common origin, as a wall clock gives them.
         let seq = 1_000_000_000 + now;
         let clock = node.clock(now);
-        let agent = Agent::new(&node.kernel, node.id, nodes, seq, Times::default(), clock);
+        let mut agent = Agent::new(&node.kernel, node.id, nodes, seq, Times::default(), clock);
         node.kernel.set_electorate(agent.electorate().clone());
+        let said = agent.say(Said::default(), clock);
         node.agent = Some(agent);
         self.changes.remove(&i);
         let node = &mut self.nodes[i];
         (node.inbox, node.seq) = (Inbox::default(), seq);
+        self.act(i, said);
     }
 
     /// Another electorate, which each node sees within some seconds.
@@ -158,6 +160,8 @@ impl World {
         if self.changes.get(&i).is_none_or(|at| *at > self.now) {
             return;
         }
+        // A change that a node does not hear of for long is not covered (docs/LAYER2.md), so its agent does not stay away then.
+        self.start_agent(i);
         let node = &mut self.nodes[i];
         let clock = node.clock(self.now);
         if let Some(agent) = &mut node.agent {

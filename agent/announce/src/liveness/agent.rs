@@ -44,7 +44,8 @@ pub struct Agent {
     wanted: BTreeSet<IpAddr>,
     /// What the other nodes are told, and since when.
     claims: BTreeSet<IpAddr>,
-    said: Said,
+    /// `None`: it has nothing to say yet, and the others go by what an earlier agent said.
+    said: Option<Said>,
     version: u64,
     claimed: Time,
     /// Addresses of the claims that peers refuse, and those that wait for another try.
@@ -102,7 +103,7 @@ impl Agent {
             next_beat: now,
             wanted: kernel.claims().clone(),
             claims: kernel.claims().clone(),
-            said: Said::default(),
+            said: None,
             version: seq.max(kernel.version() + 1),
             claimed: now,
             refused: BTreeSet::new(),
@@ -141,12 +142,13 @@ impl Agent {
         own.chain(others).collect()
     }
 
-    /// What the other nodes are to know of this one.
+    /// What the other nodes are to know of this one. Before the first time, they are told nothing, not even claims: an agent that has
+    /// just started knows less than the one before it told.
     pub fn say(&mut self, said: Said, now: Time) -> Vec<Action> {
-        if self.said == said {
+        if self.said.as_ref() == Some(&said) {
             return Vec::new();
         }
-        self.said = said;
+        self.said = Some(said);
         // In a version of its own, so that it is told again until everybody has it. What waits for a majority waits on.
         self.version += 1;
         self.tell_all(now)
@@ -198,7 +200,7 @@ impl Agent {
             return Vec::new();
         }
         match letter {
-            Letter::Ask => vec![self.told(from)],
+            Letter::Ask => self.told(from).into_iter().collect(),
             Letter::Claims { version, addresses, said } => {
                 self.claimed_by(from, Claims { version, addresses, said }, now)
             }
@@ -296,7 +298,7 @@ impl Agent {
                 actions.push(Action::Letter { to, letter: Letter::Ask });
             }
             if alive && !kernel.is_granted(to, self.version) {
-                actions.push(self.told(to));
+                actions.extend(self.told(to));
             }
         }
         actions
@@ -312,14 +314,14 @@ impl Agent {
         Some(Action::Beat(Beat { from: self.id, to, seq: self.seq, stamp, grant }))
     }
 
-    fn told(&self, to: NodeId) -> Action {
-        let (version, addresses, said) = (self.version, self.claims.clone(), self.said.clone());
-        Action::Letter { to, letter: Letter::Claims { version, addresses, said } }
+    fn told(&self, to: NodeId) -> Option<Action> {
+        let (version, addresses, said) = (self.version, self.claims.clone(), self.said.clone()?);
+        Some(Action::Letter { to, letter: Letter::Claims { version, addresses, said } })
     }
 
     fn tell_all(&self, now: Time) -> Vec<Action> {
         let others = self.electorate.nodes(now).into_iter().filter(|to| *to != self.id);
-        others.map(|to| self.told(to)).collect()
+        others.filter_map(|to| self.told(to)).collect()
     }
 
     /// Claims what is wanted, and gives up what is not or what others do not let go.

@@ -183,8 +183,7 @@ impl Task {
             self.act(actions);
             if std::mem::take(&mut self.news) {
                 self.say();
-                let said = self.said();
-                self.with_peers(|peers, claimed| peers.say(said, claimed));
+                self.tell_peers();
             }
         }
     }
@@ -244,9 +243,13 @@ impl Task {
         self.peers = Some(peers);
     }
 
-    /// What other nodes are to know.
-    fn said(&self) -> Said {
-        Said { announced: self.speaker.speaks_for(), ..self.orders.said.clone() }
+    /// Tells the other nodes what they are to know; nothing before there were orders.
+    fn tell_peers(&mut self) {
+        if self.receiver.borrow().is_none() {
+            return;
+        }
+        let said = Said { announced: self.speaker.speaks_for(), ..self.orders.said.clone() };
+        self.with_peers(|peers, claimed| peers.say(said, claimed));
     }
 
     /// Speaks for what is wanted, as far as it is claimed if others have a say in it. Until it is known what is wanted, what was
