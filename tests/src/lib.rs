@@ -34,6 +34,7 @@ pub mod kube_proxy;
 pub mod manifests;
 pub mod matrix;
 pub mod metallb;
+pub mod neighbors;
 pub mod oracle;
 pub mod place;
 pub mod process;

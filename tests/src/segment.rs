@@ -12,11 +12,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::agent::{Agent, Options};
 use crate::manifests::{Manifests, Service};
 use crate::matrix::{PORT, TARGET};
+use crate::neighbors::{arping, mac, neighbor, pings, pool, ranges};
 use crate::place::{Family, Place};
 use crate::scope::Scope;
 use crate::topology::{Node, quiet_ipv6};
@@ -43,17 +44,6 @@ pub struct Segment {
     _scope: Scope,
 }
 
-/// The address of a number on the nodes' network: `198.51.100.N` and `2001:db8:2::N`.
-pub fn near(family: Family, n: u8) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::from([198, 51, 100, n]),
-        Family::V6 => {
-            let n = u16::from(n);
-            IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10])
-        }
-    }
-}
-
 impl Segment {
     /// Builds the network with some nodes, and a pool of the numbers from 100 on that is announced everywhere.
     pub fn new(count: u8) -> Result<Self> {
@@ -75,8 +65,7 @@ impl Segment {
         for node in &nodes {
             manifests.node(node.name(), &[node.host.ip(Family::V4), node.host.ip(Family::V6)])?;
         }
-        let ranges = Family::BOTH.map(|family| format!("{}-{}", near(family, 100), near(family, 249)));
-        manifests.write("addresses", &pool(&ranges))?;
+        manifests.write("addresses", &pool(&ranges(100, 249), &[]))?;
         let served = Server::start(&server, &[(Protocol::Tcp, TARGET), (Protocol::Udp, TARGET)])?;
         Ok(Self { client, router, fabric, server, nodes, manifests, key, _server: served, _scope: scope })
     }
@@ -92,7 +81,7 @@ impl Segment {
 
     /// Adds many Services of IPv4 with an address each, which no prefix of the network holds: `198.18.(N / 256).(N % 256)`.
     pub fn crowd(&self, count: u16) -> Result<Vec<IpAddr>> {
-        self.manifests.write("addresses", &pool(&["198.18.0.0/22".to_owned()]))?;
+        self.manifests.write("addresses", &pool(&["198.18.0.0/22".to_owned()], &[]))?;
         self.router.ip_batch("route add 198.18.0.0/22 dev eth0\n")?;
         let [high, low]: [fn(u16) -> u8; 2] = [|n| n.to_be_bytes()[0], |n| n.to_be_bytes()[1]];
         let service = |n: u16| {
@@ -134,31 +123,26 @@ impl Segment {
         self.fabric.ip_batch(&format!("link set n{} master {bridge} up\n", node + 1))
     }
 
+    /// The link addresses of the nodes.
+    pub fn macs(&self) -> Result<Vec<String>> {
+        self.nodes.iter().map(|node| mac(&node.host, "eth0")).collect()
+    }
+
+    /// The node (from 0) that the router's neighbour cache points to for an address, if it answers.
+    pub fn owner(&self, to: IpAddr) -> Result<Option<usize>> {
+        if !pings(&self.router, to)? {
+            return Ok(None);
+        }
+        let known = neighbor(&self.router, "eth0", to)?;
+        Ok(self.macs()?.into_iter().position(|mac| Some(mac) == known))
+    }
+
     /// The nodes (from 0) whose kernels answer to ARP for an address of IPv4, one for each answer to two requests.
     pub fn answering(&self, from: &Place, to: IpAddr) -> Result<Vec<usize>> {
-        let line = format!("arping -b -c 2 -w 3 -I eth0 {to}");
-        let said = from.run(|| Ok(crate::shell::split(&line).output()?))?;
-        let said = String::from_utf8_lossy(&said.stdout).to_lowercase();
-        let macs = self.nodes.iter().map(|node| mac(&node.host)).collect::<Result<Vec<_>>>()?;
-        let replies = said.lines().filter(|line| line.contains("reply from"));
-        Ok(replies.filter_map(|line| macs.iter().position(|mac| line.contains(mac))).collect())
+        let macs = self.macs()?;
+        let replies = arping(from, "eth0", to)?;
+        Ok(replies.iter().filter_map(|reply| macs.iter().position(|mac| mac == reply)).collect())
     }
-}
-
-/// The MAC of a place's `eth0`.
-pub fn mac(place: &Place) -> Result<String> {
-    let links: Value = serde_json::from_str(&place.sh("ip -j link show dev eth0")?)?;
-    let mac = links.get(0).and_then(|link| link["address"].as_str()).context("no link address")?;
-    Ok(mac.to_owned())
-}
-
-fn pool(ranges: &[String]) -> String {
-    let object = |kind: &str, spec: Value| {
-        let metadata = json!({"name": "main", "namespace": "metallb-system"});
-        json!({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec}).to_string()
-    };
-    let pool = object("IPAddressPool", json!({"addresses": ranges}));
-    format!("{pool}\n---\n{}\n", object("L2Advertisement", json!({})))
 }
 
 fn wire(client: &Place, router: &Place, fabric: &Place, server: &Place, nodes: &[Node]) -> Result<()> {

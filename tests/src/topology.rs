@@ -101,7 +101,7 @@ pub fn external_ip(family: Family, n: u8) -> IpAddr {
 }
 
 /// The group of an IPv6 address that is written with the same digits as the decimal number: 53 is `::53`.
-fn digits(n: u8) -> u16 {
+pub(crate) fn digits(n: u8) -> u16 {
     let n = u16::from(n);
     n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10
 }

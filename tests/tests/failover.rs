@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::matrix::PORT;
+use culvert_tests::neighbors::{near, pings};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{eventually, slowness};
-use culvert_tests::segment::{Segment, mac, near};
-use culvert_tests::shell;
+use culvert_tests::segment::Segment;
 use culvert_tests::traffic::Load;
-use serde_json::Value;
 
 /// Probing takes up to 7 seconds, and addresses may wait for a majority before.
 const SOON: Duration = Duration::from_mins(1);
@@ -52,14 +51,7 @@ impl Stage {
     /// The node (from 0) that the router's neighbour cache points to, after it asked anew.
     fn owner(&self, to: IpAddr) -> Result<Option<usize>> {
         self.router().sh(&format!("ip neigh flush to {to} dev eth0"))?;
-        if !pings(self.router(), to)? {
-            return Ok(None);
-        }
-        let family = if to.is_ipv4() { 4 } else { 6 };
-        let known: Value =
-            serde_json::from_str(&self.router().sh(&format!("ip -{family} -j neigh show {to} dev eth0"))?)?;
-        let macs = self.segment.nodes.iter().map(|node| mac(&node.host)).collect::<Result<Vec<_>>>()?;
-        Ok(macs.iter().position(|mac| known[0]["lladdr"] == **mac))
+        self.segment.owner(to)
     }
 
     fn owners(&self) -> Result<Vec<Option<usize>>> {
@@ -98,11 +90,6 @@ impl Stage {
         };
         self.agents.iter().map(log).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// One echo request is answered within a second.
-fn pings(place: &Place, to: IpAddr) -> Result<bool> {
-    place.run(|| Ok(shell::split(&format!("ping -n -c 1 -W 1 {to}")).output()?.status.success()))
 }
 
 #[test]
@@ -230,7 +217,7 @@ fn five_hundred_addresses_of_a_node_move_at_once() -> Result<()> {
         let line = format!("for a in {list}; do ping -n -c 1 -W 1 $a > /dev/null & done; wait; ip neigh show dev eth0");
         let known = stage.router().run(|| Ok(std::process::Command::new("sh").args(["-c", &line]).output()?.stdout))?;
         let known = String::from_utf8_lossy(&known).into_owned();
-        let macs = [mac(&stage.segment.nodes[0].host)?, mac(&stage.segment.nodes[1].host)?];
+        let macs = stage.segment.macs()?;
         let of = |mac: &String| known.lines().filter(|line| line.starts_with("198.18.") && line.contains(mac)).count();
         let [first, second] = [of(&macs[0]), of(&macs[1])];
         ensure!(wanted(first, second), "{first} and {second} of {}", addresses.len());

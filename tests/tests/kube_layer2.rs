@@ -12,6 +12,7 @@ use culvert_tests::deploy::chart::Chart;
 use culvert_tests::deploy::objects::by_name;
 use culvert_tests::deploy::repository;
 use culvert_tests::matrix::{PORT, TARGET};
+use culvert_tests::neighbors::pings;
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{Process, eventually};
 use culvert_tests::programs;
@@ -187,11 +188,6 @@ fn slice(family: Family, pod: &Place) -> Value {
         "addressType": if family == Family::V4 { "IPv4" } else { "IPv6" }, "ports": [{"name": "", "port": TARGET}],
         "endpoints": [{"addresses": [address], "nodeName": "n1", "conditions": {"ready": true}}],
     })
-}
-
-/// One echo request is answered within a second.
-fn pings(place: &Place, to: IpAddr) -> Result<bool> {
-    place.run(|| Ok(shell::split(&format!("ping -n -c 1 -W 1 {to}")).output()?.status.success()))
 }
 
 #[test]

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::manifests::Service;
 use culvert_tests::matrix::{PORT, TARGET};
+use culvert_tests::neighbors::{arping, mac, near, neighbor, pings, pool, ranges};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{eventually, slowness};
 use culvert_tests::shell;
@@ -21,28 +22,9 @@ use serde_json::{Value, json};
 /// An address is probed for up to 7 seconds before it is announced.
 const SOON: Duration = Duration::from_secs(40);
 
-/// Addresses of the nodes' own network, by number: `198.51.100.N` and `2001:db8:2::N`.
-fn near(family: Family, n: u16) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::from([198, 51, 100, n as u8]),
-        Family::V6 => {
-            // As the topology does: the digits of the decimal number.
-            let digits = n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10;
-            IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, digits])
-        }
-    }
-}
-
 /// A pool of the numbers 200 to 209, announced on the links that are named, or all.
 fn configuration(interfaces: &[&str]) -> String {
-    let ranges = Family::BOTH.map(|family| format!("{}-{}", near(family, 200), near(family, 209)));
-    let object = |kind: &str, name: &str, spec: Value| {
-        let metadata = json!({"name": name, "namespace": "metallb-system"});
-        json!({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec}).to_string()
-    };
-    let pool = object("IPAddressPool", "main", json!({"addresses": ranges}));
-    let advertisement = object("L2Advertisement", "main", json!({"interfaces": interfaces}));
-    format!("{pool}\n---\n{advertisement}\n")
+    pool(&ranges(200, 209), interfaces)
 }
 
 fn service(name: &str, n: u8, pod: &Place) -> Service {
@@ -124,33 +106,6 @@ fn told(agent: &Agent, to: IpAddr) -> Result<Value> {
 
 fn output(place: &Place, line: &str) -> Result<Output> {
     place.run(|| Ok(shell::split(line).output()?)).with_context(|| line.to_owned())
-}
-
-/// One echo request is answered within a second.
-fn pings(place: &Place, to: IpAddr) -> Result<bool> {
-    Ok(output(place, &format!("ping -n -c 1 -W 1 {to}"))?.status.success())
-}
-
-fn neighbor(place: &Place, device: &str, address: IpAddr) -> Result<Option<String>> {
-    let family = if address.is_ipv4() { 4 } else { 6 };
-    let neighbors: Value =
-        serde_json::from_str(&place.sh(&format!("ip -{family} -j neigh show {address} dev {device}"))?)?;
-    Ok(neighbors[0]["lladdr"].as_str().map(str::to_owned))
-}
-
-/// The link address of a device.
-fn mac(place: &Place, device: &str) -> Result<String> {
-    let links: Value = serde_json::from_str(&place.sh(&format!("ip -j link show dev {device}"))?)?;
-    Ok(links[0]["address"].as_str().context("no link address")?.to_owned())
-}
-
-/// Who answers to ARP for an address: the link addresses, one for each reply.
-fn arping(place: &Place, device: &str, to: IpAddr) -> Result<Vec<String>> {
-    let said = output(place, &format!("arping -b -c 2 -w 3 -I {device} {to}"))?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let replies = said.lines().filter(|line| line.contains("reply from"));
-    let mac = |line: &str| Some(line.split_once('[')?.1.split_once(']')?.0.to_lowercase());
-    Ok(replies.filter_map(mac).collect())
 }
 
 /// A kernel that lacks a kind of link cannot show it: said in the output. `cargo xtask vm` boots kernels that have all.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
+use culvert_announce::probe::packet::{Arp, Mac, Packet};
 use culvert_dataplane::Frames;
 use serde::Serialize;
 use serde_json::json;
@@ -23,9 +24,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::agent::{Agent, Options, SocketMode};
 use crate::manifests::Service;
 use crate::matrix::PORT;
+use crate::neighbors::mac;
 use crate::place::{Family, Place};
 use crate::process::eventually;
-use crate::segment::{Segment, mac, near};
+use crate::segment::Segment;
 
 /// Where the server listens.
 const TARGET: u16 = 9_000;
@@ -132,9 +134,9 @@ struct Stage {
     segment: Segment,
 }
 
-/// The address.
-fn address() -> IpAddr {
-    near(Family::V4, 100)
+/// The address: the pool's first.
+fn address() -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 100)
 }
 
 impl Stage {
@@ -154,23 +156,11 @@ impl Stage {
                 Ok((said["quorum"] == true && alive).then_some(()))
             })?;
         }
-        eventually("the address answers", SOON, || Ok(self.owner()?.map(drop)))
-    }
-
-    /// The node that the router's neighbour cache points to.
-    fn owner(&self) -> Result<Option<usize>> {
-        let router = &self.segment.router;
-        let line = format!("ping -n -c 1 -W 1 {}", address());
-        if !router.run(|| Ok(crate::shell::split(&line).output()?.status.success()))? {
-            return Ok(None);
-        }
-        let known = router.sh(&format!("ip neigh show {} dev eth0", address()))?;
-        let macs = self.segment.nodes.iter().map(|node| mac(&node.host)).collect::<Result<Vec<_>>>()?;
-        Ok(macs.iter().position(|mac| known.contains(mac)))
+        eventually("the address answers", SOON, || Ok(self.segment.owner(address().into())?.map(drop)))
     }
 
     fn measure(&mut self, case: Case) -> Result<Run> {
-        let owner = self.owner()?.context("nobody answers")?;
+        let owner = self.segment.owner(address().into())?.context("nobody answers")?;
         let capture = Capture::start(&self.segment)?;
         let datagrams = Datagrams::start(&self.segment.client)?;
         let streams = Streams::start(&self.segment.client)?;
@@ -181,7 +171,7 @@ impl Stage {
         let broken = streams.finish()?;
         let seen = capture.finish()?;
         self.mend(case, owner)?;
-        let own = mac(&self.segment.nodes.get(owner).context("the owner")?.host)?;
+        let own = link_address(&self.segment.nodes.get(owner).context("the owner")?.host)?;
         let old = seen.get(&own).map(|(_, last)| *last);
         let new = seen.iter().filter(|(mac, _)| **mac != own).map(|(_, (first, _))| *first).min();
         let overlap = old.zip(new).map(|(last, first)| last.saturating_duration_since(first)).unwrap_or_default();
@@ -275,7 +265,7 @@ struct Datagrams(Work<(Duration, usize)>);
 
 impl Datagrams {
     fn start(client: &Place) -> Result<Self> {
-        let to = SocketAddr::new(address(), PORT);
+        let to = SocketAddr::from((address(), PORT));
         let socket = client.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.connect(to)?;
@@ -357,7 +347,7 @@ struct Streams(Vec<Work<bool>>);
 impl Streams {
     fn start(client: &Place) -> Result<Self> {
         let connect = || {
-            let stream = client.run(|| Ok(TcpStream::connect(SocketAddr::new(address(), PORT))?))?;
+            let stream = client.run(|| Ok(TcpStream::connect(SocketAddr::from((address(), PORT)))?))?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(Work::start(client, move |stop| Ok(keep_busy(stream, stop))))
@@ -393,7 +383,7 @@ fn keep_busy(mut stream: TcpStream, stop: &AtomicBool) -> bool {
 }
 
 /// When each MAC was first and last seen to answer or announce the address.
-type Seen = BTreeMap<String, (Instant, Instant)>;
+type Seen = BTreeMap<Mac, (Instant, Instant)>;
 
 /// The bridge, and a host that asks.
 struct Capture {
@@ -403,9 +393,9 @@ struct Capture {
 
 impl Capture {
     fn start(segment: &Segment) -> Result<Self> {
-        let own = mac(&segment.server)?;
-        let from = segment.server.v4();
-        let asking = Work::start(&segment.server, move |stop| ask(&own, from, stop));
+        let (sender_mac, sender) = (link_address(&segment.server)?, segment.server.v4());
+        let request = Arp { sender, ..Arp::announcement(sender_mac, address()) };
+        let asking = Work::start(&segment.server, move |stop| ask(request, stop));
         let socket = segment.fabric.run(|| {
             // The protocol of a packet socket is in network order.
             let protocol = Protocol::from(i32::from(ARP.to_be()));
@@ -425,16 +415,16 @@ impl Capture {
 /// The Ethernet type of ARP.
 const ARP: u16 = 0x0806;
 
+/// The link address of a place.
+fn link_address(place: &Place) -> Result<Mac> {
+    let text = mac(place, "eth0")?;
+    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Mac(bytes.try_into().map_err(|_| anyhow!("{text} is no link address"))?))
+}
+
 /// Asks everybody for the address.
-fn ask(own: &str, from: Ipv4Addr, stop: &AtomicBool) -> Result<()> {
-    let own = own.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
-    let IpAddr::V4(to) = address() else { return Ok(()) };
-    let mut frame = vec![0xff; 6];
-    frame.extend(&own);
-    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
-    frame.extend(own.iter().chain(&from.octets()));
-    frame.extend([0; 6]);
-    frame.extend(to.octets());
+fn ask(request: Arp, stop: &AtomicBool) -> Result<()> {
+    let frame = Packet::Arp(request).encode();
     let link = nix::net::if_::if_nametoindex("eth0")?;
     let frames = Frames::open()?;
     let mut next = Instant::now();
@@ -447,20 +437,16 @@ fn ask(own: &str, from: Ipv4Addr, stop: &AtomicBool) -> Result<()> {
 }
 
 fn look(mut socket: Socket, stop: &AtomicBool) -> Seen {
-    let IpAddr::V4(wanted) = address() else { return Seen::new() };
     let mut seen = Seen::new();
     let mut bytes = [0; 128];
     while !stop.load(Ordering::Relaxed) {
         let Ok(length) = socket.read(&mut bytes) else { continue };
         let now = Instant::now();
-        // The sender's MAC and address of the ARP packet.
-        let packet = bytes.get(..length).unwrap_or_default();
-        let (Some(mac), Some(address)) = (packet.get(22..28), packet.get(28..32)) else { continue };
-        if address != wanted.octets() {
-            continue;
+        let packet = Packet::decode(bytes.get(..length).unwrap_or_default());
+        let Some(Packet::Arp(Arp { sender_mac, sender, .. })) = packet else { continue };
+        if sender == address() {
+            seen.entry(sender_mac).and_modify(|(_, last)| *last = now).or_insert((now, now));
         }
-        let mac = mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
-        seen.entry(mac).and_modify(|(_, last)| *last = now).or_insert((now, now));
     }
     seen
 }
