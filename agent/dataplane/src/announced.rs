@@ -118,9 +118,8 @@ impl Rival {
 }
 
 fn encode(Row { answers, echo, quorum, until, before }: Row) -> Value {
-    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let until = until.map_or(u64::MAX, nanoseconds);
-    let before_until = before.map_or(0, |before| nanoseconds(before.until));
+    let until = until.map_or(u64::MAX, codec::nanoseconds);
+    let before_until = before.map_or(0, |before| codec::nanoseconds(before.until));
     let flag = |is: bool, flag| if is { flag } else { 0 };
     let flags = flag(answers, announced::ANSWER) | flag(echo, announced::ECHO) | flag(quorum, announced::QUORUM);
     let before = before.map_or([0; 6], |before| before.mac);

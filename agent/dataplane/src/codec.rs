@@ -1,6 +1,7 @@
 //! Between typed rows and the bytes of the maps: the one place that knows how the two address families differ.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use culvert_abi::{
     APPENDED, AnnouncedKey, Backend, BackendCounters, Flow, FlowKey, Frontend, FrontendKey, Plain, RangeKey,
@@ -214,6 +215,11 @@ pub fn range_key(ranges: u32, net: IpNet) -> Vec<u8> {
         IpNet::V4(net) => encode::<V4>(ranges, words(&net.network().octets()), net.prefix_len()),
         IpNet::V6(net) => encode::<V6>(ranges, words(&net.network().octets()), net.prefix_len()),
     }
+}
+
+/// A time as rows have it; what is too long for them is as long as can be.
+pub fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Key of `ANNOUNCED` and `ANNOUNCED_COUNTERS`.

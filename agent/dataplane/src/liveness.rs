@@ -9,7 +9,10 @@ use std::{
 
 use culvert_abi::{BeatCounters, ELECTORATES, Electorate, Grant as Value, Liveness as Row, Plain, VOTERS, Voter};
 
-use crate::store::{Map, Store};
+use crate::{
+    codec::nanoseconds,
+    store::{Map, Store},
+};
 
 /// What the agent says of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,10 +180,6 @@ impl Liveness {
 
 fn too_many(what: &str, most: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("more than {most} {what}"))
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {

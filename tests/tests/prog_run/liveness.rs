@@ -10,6 +10,7 @@ use aya::maps::{PerCpuArray, ProgramArray};
 use culvert_abi::{BeatCounters, Config, Grant, Liveness, VOTERS, announced, program};
 use culvert_announce::liveness::wire::{HEADER, Key, Message, TAG};
 use culvert_announce::liveness::{Beat, Echo, Electorate, Kernel, Letter, NodeId, Stamp, Times};
+use culvert_dataplane::codec::nanoseconds;
 use culvert_tests::fixture::{Extension, Net, PORT_HIGH, PORT_LOW, Packet, Programs, Seen, nets, udp};
 
 use super::announce::{ASKING_V4, ASKING_V6, LEFT, REDIRECTED, V4, V6, agrees, echo, questions, world};
@@ -24,10 +25,6 @@ const HOUR: Duration = Duration::from_hours(1);
 /// The clock of stamps.
 fn now() -> Result<Duration> {
     Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?.into())
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(secret: &str) -> Result<Key> {

@@ -20,6 +20,8 @@ pub mod peers;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -76,12 +78,11 @@ pub fn start(
     let hearing = peers.is_some().then_some(hearing);
     let rows = Announced::new(store.clone());
     let peers = |claims| {
-        let start = |(settings, way)| {
-            Peers::new(&node, &settings, Maps::new(store), claims, heard, &state, Some(Witness::new(way)))
-        };
+        let start =
+            |(settings, way)| Peers::new(&node, &settings, Maps::new(store), claims, heard, &state, Witness::new(way));
         peers.map(start).transpose()
     };
-    match Task::new(&node, rows, rivals?, Lines { receiver: orders, asked, spoken }, echo, peers) {
+    match Task::new(rows, rivals?, Lines { receiver: orders, asked, spoken }, echo, peers) {
         Ok(task) => {
             tokio::spawn(task.run());
             Some((Announcer::new(choice, sender, hearing, drain::Mark::open(&state)), Desk(questions)))
@@ -117,4 +118,11 @@ pub async fn view(
     });
     let (quorum, nodes) = (standings.quorum, standings.nodes);
     Some(Ok(Layer2 { node, quorum, nodes, addresses: addresses.collect() }))
+}
+
+/// A number of the kernel's.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
 }

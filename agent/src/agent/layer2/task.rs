@@ -23,6 +23,7 @@ use super::Spoken;
 use super::groups::Groups;
 use super::orders::Orders;
 use super::peers::Peers;
+use super::random;
 use crate::agent::core::now;
 use crate::agent::samples;
 
@@ -50,8 +51,6 @@ pub struct Task {
     wanted: Option<Wanted>,
     /// The node among the others; `None`: nodes do not hear each other, and what is wanted is announced.
     peers: Option<Peers>,
-    /// The node's name.
-    node: String,
     echo: bool,
     asked: mpsc::Receiver<Question>,
     /// What is spoken for may be another thing than was told last.
@@ -104,7 +103,6 @@ impl Task {
     /// Takes over the rows that are in force. `peers` makes the node's part among the others, from the addresses that the
     /// kernel answers for.
     pub fn new(
-        node: &str,
         rows: Announced<KernelStore>,
         rivals: RingBuf<MapData>,
         Lines { receiver, asked, spoken }: Lines,
@@ -120,19 +118,16 @@ impl Task {
             in_force.into_iter().map(|(place, row)| (of_speaker(place), row.answers)).collect();
         let claims = left.iter().filter(|(_, answers)| **answers).map(|(place, _)| place.address).collect();
         let peers = peers(claims)?;
-        let mut seed = [0; 8];
-        std::fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut seed))?;
         Ok(Self {
             rows,
             rivals: samples::read("rivals", rivals, Rival::decode)?,
             frames: Frames::open()?,
             groups: Groups::default(),
-            speaker: Speaker::new(left, u64::from_ne_bytes(seed)),
+            speaker: Speaker::new(left, random()?),
             receiver,
             orders: Arc::default(),
             wanted: None,
             peers,
-            node: node.to_owned(),
             echo,
             asked,
             news: false,
@@ -221,8 +216,7 @@ impl Task {
                 wanted.addresses.iter().filter(|(_, links)| links.iter().any(|link| wanted.links.contains_key(link)));
             able.map(|(address, _)| *address).collect()
         });
-        let node = self.node.clone();
-        self.with_peers(|peers, claimed| peers.order(&orders.eligible, &node, able, claimed));
+        self.with_peers(|peers, claimed| peers.order(&orders.eligible, able, claimed));
         // Links may be others for what is claimed already.
         if let Some(claims) = self.peers.as_ref().map(|peers| peers.claims().clone()) {
             self.speak(Some(&claims));
@@ -258,15 +252,13 @@ impl Task {
         let actions = match (self.wanted.clone(), claims) {
             (Some(wanted), None) => self.speaker.want(&wanted, now()),
             (Some(mut wanted), Some(claims)) => {
-                let orders = wanted.addresses.clone();
-                wanted.addresses.retain(|address, _| claims.contains(address));
                 // What another node is to have is spoken for until it has it.
-                for Place { address, link } in self.speaker.rows().into_keys().filter(|at| claims.contains(&at.address))
-                {
-                    if !orders.contains_key(&address) {
-                        wanted.addresses.entry(address).or_default().insert(link);
-                    }
+                let mut kept = self.speaker.rows();
+                kept.retain(|place, _| !wanted.addresses.contains_key(&place.address));
+                for Place { address, link } in kept.into_keys() {
+                    wanted.addresses.entry(address).or_default().insert(link);
                 }
+                wanted.addresses.retain(|address, _| claims.contains(address));
                 self.speaker.want(&wanted, now())
             }
             (None, Some(claims)) => self.speaker.give_up_all_but(claims),

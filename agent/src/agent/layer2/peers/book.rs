@@ -36,6 +36,7 @@ impl Book {
             return;
         }
         self.index(nodes.clone());
+        // Whole, but not on the disk when this returns (`culvert_source::replace` waits for that): beats must not wait.
         let temporary = self.path.with_extension("json.new");
         let written = serde_json::to_vec_pretty(nodes).map_err(std::io::Error::other);
         let written =

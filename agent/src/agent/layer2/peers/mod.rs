@@ -85,18 +85,20 @@ pub struct Peers {
     alive: BTreeSet<NodeId>,
     /// Which node announced an address last.
     announcers: BTreeMap<IpAddr, NodeId>,
-    witness: Option<Witness>,
+    witness: Witness,
     /// Until then a witness that both sides may have does not count: another node has said that it claims the same.
     contradicted: Time,
     /// What went wrong last, so that it is told once.
     problem: Option<String>,
+    /// Where datagrams are received.
+    buffer: Vec<u8>,
 }
 
 /// Something has come, or it is time.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// A datagram.
-    Datagram(Vec<u8>),
+    /// A datagram of this length, which lies in the buffer.
+    Datagram(usize),
     /// [`Peers::tick`] is due.
     Time,
 }
@@ -113,7 +115,7 @@ impl Peers {
         claims: BTreeSet<IpAddr>,
         heard: watch::Sender<Option<Arc<Heard>>>,
         state: &Path,
-        witness: Option<Witness>,
+        witness: Witness,
     ) -> io::Result<Self> {
         let (id, times, now) = (node_id(name), Times::default(), clock());
         let held = row::held(maps.read()?.filter(|row| row.id == id), claims)?;
@@ -146,6 +148,7 @@ impl Peers {
             witness,
             contradicted: Time::ZERO,
             problem: None,
+            buffer: vec![0; DATAGRAM],
         })
     }
 
@@ -159,31 +162,21 @@ impl Peers {
         if let Some(change) = self.hold.next_change(now) {
             due = due.min(change);
         }
-        let mut bytes = vec![0; DATAGRAM];
-        let asked = async {
-            match &mut self.witness {
-                Some(witness) => witness.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            received = self.socket.recv_from(&mut bytes) => match received {
-                Ok((length, _)) => {
-                    bytes.truncate(length);
-                    Event::Datagram(bytes)
-                }
+            received = self.socket.recv(&mut self.buffer) => match received {
+                Ok(length) => Event::Datagram(length),
                 // Word of an earlier message that did not arrive, such as "port unreachable".
                 Err(_) => Event::Time,
             },
-            () = asked => Event::Time,
+            () = self.witness.changed() => Event::Time,
             () = sleep_until(Instant::now() + due.saturating_sub(now)) => Event::Time,
         }
     }
 
     /// Does what an event asks for. `obey` is told the addresses that the kernel may answer for, whenever they are others.
     pub fn take(&mut self, event: Event, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
-        if let Event::Datagram(bytes) = event {
-            match Message::decode(&bytes, &self.key) {
+        if let Event::Datagram(length) = event {
+            match Message::decode(self.buffer.get(..length).unwrap_or_default(), &self.key) {
                 // The most of them; what follows from it can wait for the next beat.
                 Ok(Message::Echo(echo)) => return self.agent.echo(&echo, clock()),
                 Ok(Message::Letter { from, to, seq, letter }) if to == self.id && self.inbox.accept(from, seq) => {
@@ -203,13 +196,12 @@ impl Peers {
     pub fn order(
         &mut self,
         eligible: &BTreeMap<String, Vec<IpAddr>>,
-        name: &str,
         wanted: Option<BTreeSet<IpAddr>>,
         obey: &mut dyn FnMut(&BTreeSet<IpAddr>),
     ) {
         let now = clock();
         self.book.write(eligible);
-        let alone = eligible.is_empty().then(|| node_id(name));
+        let alone = eligible.is_empty().then_some(self.id);
         let nodes = eligible.keys().map(|name| node_id(name)).chain(alone).collect();
         self.agent.elect(nodes, now);
         if let Some(wanted) = wanted {
@@ -360,18 +352,15 @@ impl Peers {
     }
 
     fn ask_witness(&mut self, now: Time) {
-        let Some(witness) = &mut self.witness else { return };
-        let counts = !witness.is_weak() || now >= self.contradicted;
+        let counts = !self.witness.is_weak() || now >= self.contradicted;
         if counts && self.kernel.needs_witness(now) {
-            self.kernel.set_witness(witness.until());
-            witness.ask(true);
-        } else if witness.is_asked() {
+            self.kernel.set_witness(self.witness.until());
+            self.witness.ask(true);
+        } else if self.witness.is_asked() {
             // First this node does without, then it lets go.
             self.kernel.set_witness(now);
             self.tell_kernel(true);
-            if let Some(witness) = &mut self.witness {
-                witness.ask(false);
-            }
+            self.witness.ask(false);
         }
     }
 

@@ -1,19 +1,18 @@
 //! The kernel's row and grants, in the words of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::IpAddr;
 
 use culvert_announce::liveness::{Electorate, Grant, Held, Kernel, NodeId, Times};
 use culvert_dataplane::liveness::{self, Liveness};
 
+use crate::agent::layer2::random;
+
 /// What a kernel holds that has this row, or none.
 pub fn held(row: Option<Liveness>, claims: BTreeSet<IpAddr>) -> io::Result<Held> {
     let Some(row) = row else {
-        let mut boot = [0; 8];
-        File::open("/dev/urandom")?.read_exact(&mut boot)?;
-        return Ok(Held { boot: u64::from_ne_bytes(boot), claims, ..Held::default() });
+        return Ok(Held { boot: random()?, claims, ..Held::default() });
     };
     Ok(Held {
         boot: row.boot,
