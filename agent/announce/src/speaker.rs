@@ -176,6 +176,13 @@ impl Speaker {
         defence.chain([Action::Tell { place, conflict }]).collect()
     }
 
+    /// These are the MACs of all nodes of the cluster, more of them than before.
+    pub fn meet(&mut self, ours: &BTreeSet<Mac>, now: Time) {
+        for watched in self.watches.values_mut() {
+            watched.change(now, |watch| watch.meet(ours, now));
+        }
+    }
+
     /// How each place stands, and since when.
     pub fn standings(&self) -> impl Iterator<Item = (Place, Standing, Time)> {
         self.watches.iter().map(|(place, watched)| (*place, watched.watch.standing(), watched.since))

@@ -154,6 +154,21 @@ fn an_address_that_is_taken_is_not_announced() {
 }
 
 #[test]
+fn what_a_node_had_that_was_not_known_as_one_is_no_conflict_for_long() {
+    let mut speaker = Speaker::new(BTreeMap::new(), 1);
+    let (at, none) = (place("192.0.2.1", 7), BTreeSet::new());
+    speaker.want(&wanted(&[("192.0.2.1", &[7])]), Duration::ZERO);
+    speaker.claimed(at, RIVAL, Claim::Asks, &none, Duration::ZERO);
+    speaker.meet(&BTreeSet::from([OWN]), Duration::ZERO);
+    assert_eq!(speaker.standings().collect::<Vec<_>>(), [(at, Standing::Taken, Duration::ZERO)]);
+    let second = Duration::from_secs(1);
+    speaker.meet(&BTreeSet::from([OWN, RIVAL]), second);
+    assert_eq!(speaker.standings().collect::<Vec<_>>(), [(at, Standing::Probing, second)]);
+    let (done, end) = pass(&mut speaker, second);
+    assert!(words(&done).contains(&"put 192.0.2.1@7".to_owned()) && end < Duration::from_secs(15));
+}
+
+#[test]
 fn an_address_that_is_announced_is_defended() {
     let at = place("192.0.2.1", 7);
     let mut speaker = Speaker::new(BTreeMap::from([(at, true)]), 1);

@@ -101,7 +101,7 @@ enum State {
     /// So many probes are sent; at `next` there is another one, or an end of the patience.
     Probing { sent: u32, next: Time },
     /// Somebody else has it.
-    Taken { again: Time },
+    Taken { by: Mac, again: Time },
     /// It is announced again at `next`, not after `until`.
     Speaking { next: Option<Time>, until: Time, defended: Option<Time> },
 }
@@ -133,7 +133,7 @@ impl Watch {
     /// When [`Watch::tick`] is next due, if ever.
     pub fn next(&self) -> Option<Time> {
         match self.state {
-            State::Probing { next, .. } | State::Taken { again: next } => Some(next),
+            State::Probing { next, .. } | State::Taken { again: next, .. } => Some(next),
             State::Speaking { next, .. } => next,
         }
     }
@@ -172,6 +172,13 @@ impl Watch {
         }
     }
 
+    /// These are the MACs of all nodes of the cluster. What one of them had, before it was known as one, is asked for anew.
+    pub fn meet(&mut self, ours: &BTreeSet<Mac>, now: Time) {
+        if matches!(self.state, State::Taken { by, .. } if ours.contains(&by)) {
+            self.state = self.probing(now);
+        }
+    }
+
     /// Takes a packet that came in on the link; as [`Watch::claimed`].
     pub fn heard(&mut self, packet: &Packet, ours: &BTreeSet<Mac>, now: Time) -> Option<(Conflict, Vec<Packet>)> {
         let (mac, claim) = claim(self.address, packet)?;
@@ -196,7 +203,7 @@ impl Watch {
         }
         match self.state {
             State::Probing { .. } => {
-                self.state = State::Taken { again: now.saturating_add(RATE_LIMIT_INTERVAL) };
+                self.state = State::Taken { by: mac, again: now.saturating_add(RATE_LIMIT_INTERVAL) };
                 Some((Conflict { mac, gives_way: true }, Vec::new()))
             }
             State::Taken { .. } => None,

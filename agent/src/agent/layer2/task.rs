@@ -230,6 +230,9 @@ impl Task {
         if peers.have_news() {
             self.speaker.announced_by_others(peers.announced());
             self.others = peers.predecessors();
+            let met: BTreeSet<Mac> = peers.macs().collect();
+            self.speaker.meet(&met, now());
+            self.claims.retain(|_, claimed| !met.contains(&claimed.mac));
             // Nobody goes on with what went through a node that is gone.
             let alive = peers.macs_alive();
             self.before.retain(|_, before| alive.contains(&Mac(before.mac)));
