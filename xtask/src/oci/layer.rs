@@ -21,7 +21,7 @@ pub struct Layer {
 enum Entry {
     Directory { mode: u32 },
     Link { target: PathBuf },
-    Text { text: String },
+    Text { text: String, mode: u32 },
     File { source: PathBuf, mode: u32 },
 }
 
@@ -38,7 +38,12 @@ impl Layer {
 
     /// A text file that everybody may read.
     pub fn text(&mut self, path: &str, text: &str) {
-        self.add(Path::new(path), Entry::Text { text: text.to_owned() });
+        self.add(Path::new(path), Entry::Text { text: text.to_owned(), mode: 0o644 });
+    }
+
+    /// A text file that everybody may run.
+    pub fn script(&mut self, path: &str, text: &str) {
+        self.add(Path::new(path), Entry::Text { text: text.to_owned(), mode: 0o755 });
     }
 
     /// A file with the content of `source`, which is read when the layer is written.
@@ -68,7 +73,7 @@ impl Layer {
             let what = match entry {
                 Entry::Directory { mode } => format!("directory {mode:o}"),
                 Entry::Link { target } => format!("link {}", target.display()),
-                Entry::Text { text } => format!("text {text}"),
+                Entry::Text { text, mode } => format!("text {mode:o} {text}"),
                 Entry::File { source, mode } => {
                     let metadata = fs::metadata(source).with_context(|| format!("cannot read {}", source.display()))?;
                     let (size, time) = (metadata.len(), metadata.mtime());
@@ -102,8 +107,8 @@ impl Layer {
                     header.set_size(0);
                     tar.append_link(&mut header, path, target)
                 }
-                Entry::Text { text } => {
-                    header.set_mode(0o644);
+                Entry::Text { text, mode } => {
+                    header.set_mode(*mode);
                     header.set_size(text.len() as u64);
                     tar.append_data(&mut header, path, text.as_bytes())
                 }

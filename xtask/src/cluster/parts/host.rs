@@ -46,6 +46,18 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                       user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\n\
                      group-defined-in-image:x:50000:user-defined-in-image\n";
+/// GNU's takes a URL alone, and upstream's image has busybox', which takes an IPv6 address as it stands.
+const WGET: &str = r#"#!/bin/sh
+for argument; do
+  shift
+  case $argument in
+    *[!0-9a-fA-F:]*) ;;
+    *:*:*) argument="[$argument]" ;;
+  esac
+  set -- "$@" "$argument"
+done
+exec /usr/bin/wget "$@"
+"#;
 
 /// A root with a shell and network tools.
 pub fn tools() -> Result<Layer> {
@@ -58,6 +70,7 @@ pub fn tools() -> Result<Layer> {
     }
     // Upstream's image has busybox', which tries once; with 20 tries a test of what is not there takes hours.
     layer.text("etc/wgetrc", "tries = 1\n");
+    layer.script("usr/local/bin/wget", WGET);
     extensions(&mut layer)?;
     Ok(layer)
 }
