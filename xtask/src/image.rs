@@ -52,6 +52,16 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the one of this checkout, where it is written unless another place is named.
+///
+/// # Errors
+/// As [`build`].
+pub fn usual(workspace: &Workspace) -> Result<Archive> {
+    setup::image(workspace)?;
+    let (output, name) = (default_output(workspace), full_name(None));
+    alone(workspace, "agent", LIMIT, |job| build(job, &output, &name))
+}
+
 /// Where the image is written unless another place is named.
 pub fn default_output(workspace: &Workspace) -> PathBuf {
     workspace.root.join("target/image/culvert.tar")

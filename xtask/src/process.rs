@@ -101,7 +101,7 @@ pub fn show(command: &Command) -> String {
 }
 
 /// Kills a process that this program started, and all that descend from it.
-fn kill_tree(id: u32) {
+pub fn kill_tree(id: u32) {
     let mut tree = vec![id];
     let mut next = 0;
     while let Some(&parent) = tree.get(next) {

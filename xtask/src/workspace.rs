@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -68,6 +68,18 @@ impl Workspace {
         let name: String = step.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         self.cache.join("log").join(name + ".log")
     }
+}
+
+/// Has `path`, a file that is made if it is missing, for itself until the answer is dropped; waits for whoever has it now.
+///
+/// # Errors
+/// If the file cannot be made.
+pub fn exclusive(path: &Path) -> Result<File> {
+    let cannot = || format!("cannot lock {}", path.display());
+    fs::create_dir_all(path.parent().context("no directory")?).with_context(cannot)?;
+    let file = File::create(path).with_context(cannot)?;
+    file.lock().with_context(cannot)?;
+    Ok(file)
 }
 
 /// A path from the environment.

@@ -24,7 +24,6 @@ use super::{
 use crate::{
     image,
     oci::Archive,
-    setup,
     step::{Job, alone},
     ui::say,
     workspace::Workspace,
@@ -63,11 +62,7 @@ impl Parts {
         let programs = alone(workspace, "programs", parts::LIMIT, |job| parts::programs(job, &wanted))?;
         let images = alone(workspace, "images", parts::LIMIT, |job| parts::images(job, &pictures))?;
         let agent = match options.proxy {
-            Proxy::Culvert => {
-                setup::image(workspace)?;
-                let (output, name) = (image::default_output(workspace), image::full_name(None));
-                Some(alone(workspace, "agent", image::LIMIT, |job| image::build(job, &output, &name))?)
-            }
+            Proxy::Culvert => Some(image::usual(workspace)?),
             _ => None,
         };
         Ok(Self { programs, images, agent })

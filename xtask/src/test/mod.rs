@@ -3,6 +3,7 @@
 //! Everything is built once, for all steps, and test programs are run directly: the same ones run here and in virtual
 //! machines.
 
+mod ahead;
 mod cluster;
 mod conformance;
 mod kit;
@@ -23,6 +24,7 @@ use crate::{
     vm::Kernel,
     workspace::Workspace,
 };
+use ahead::Ahead;
 use kit::Kit;
 use suite::Suite;
 
@@ -41,7 +43,7 @@ const fn minutes(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
 }
 
-/// What follows on the checks of `lint`.
+/// What follows on the checks of `lint`. Steps that need parts of test clusters come late, for those are built meanwhile.
 const STEPS: &[Step] = &[
     Step {
         name: "build",
@@ -78,20 +80,6 @@ const STEPS: &[Step] = &[
         required: true,
         run: |job| Suite::Namespaces.run(job),
     },
-    Step {
-        name: "kubernetes",
-        about: "the agent, kube-proxy and what users install, with a real API server",
-        limit: minutes(35),
-        required: true,
-        run: |job| Suite::Kubernetes.run(job),
-    },
-    Step {
-        name: "conformance",
-        about: "upstream's core specs of Services on a real cluster, some in each other family, CNI and socket mode, and some of LoadBalancers",
-        limit: minutes(40),
-        required: true,
-        run: conformance::run,
-    },
     Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
     Step {
         name: "vm-6.1",
@@ -106,6 +94,20 @@ const STEPS: &[Step] = &[
         limit: minutes(30),
         required: true,
         run: |job| virtual_machine::run(job, Kernel::V6_12),
+    },
+    Step {
+        name: "kubernetes",
+        about: "the agent, kube-proxy and what users install, with a real API server",
+        limit: minutes(35),
+        required: true,
+        run: |job| Suite::Kubernetes.run(job),
+    },
+    Step {
+        name: "conformance",
+        about: "upstream's core specs of Services on a real cluster, some in each other family, CNI and socket mode, and some of LoadBalancers",
+        limit: minutes(40),
+        required: true,
+        run: conformance::run,
     },
     Step {
         name: "aarch64",
@@ -151,7 +153,13 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     setup::run(workspace)?;
+    let _ahead = steps.iter().any(|step| needs_parts(step)).then(|| Ahead::begin(workspace)).transpose()?;
     run_all(workspace, steps)
+}
+
+/// Whether a step needs parts of test clusters.
+fn needs_parts(step: &Step) -> bool {
+    matches!(step.name, "kubernetes" | "conformance" | "cluster")
 }
 
 /// Builds every program and test harness of the workspace; after the first time this takes a second.

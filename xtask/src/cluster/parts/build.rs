@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use super::program::{Kind, Program, Recipe};
-use crate::{oci::hex, setup::Go, step::Job, ui::clock, workspace::Workspace};
+use crate::{oci::hex, setup::Go, step::Job, ui::clock, workspace::{Workspace, exclusive}};
 
 /// How many builds of one program or image are kept: other checkouts with other versions share the cache.
 const KEPT: usize = 3;
@@ -134,20 +134,19 @@ pub fn required<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 
 fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
     let home = path.parent().context("no directory")?;
-    // Nobody sees it before it is whole, and two that build the same do not disturb each other.
+    let _mine = exclusive(&home.parent().context("no directory")?.with_extension("lock"))?;
+    if path.exists() {
+        // Somebody else was at it.
+        return Ok(());
+    }
+    // Nobody sees it before it is whole.
     let unfinished = home.with_extension(format!("unfinished-{}", process::id()));
     let _ = fs::remove_dir_all(&unfinished);
     fs::create_dir_all(&unfinished).with_context(|| format!("cannot create {}", unfinished.display()))?;
     compile(job, go, recipe, &unfinished.join(recipe.name)).inspect_err(|_| {
         let _ = fs::remove_dir_all(&unfinished);
     })?;
-    if let Err(error) = fs::rename(&unfinished, home) {
-        // Somebody else was first.
-        let _ = fs::remove_dir_all(&unfinished);
-        if !path.exists() {
-            return Err(error).with_context(|| format!("cannot create {}", home.display()));
-        }
-    }
+    fs::rename(&unfinished, home).with_context(|| format!("cannot create {}", home.display()))?;
     prune(home.parent().context("no directory")?);
     Ok(())
 }

@@ -22,7 +22,7 @@ pub use program::Program;
 pub use crate::oci::Archive;
 
 use crate::{
-    setup,
+    image as own, setup,
     step::alone,
     ui::{clock, say},
     workspace::Workspace,
@@ -54,10 +54,13 @@ enum Part {
     MetalLb,
     /// The image of ordinary servers and clients, and programs that tests run beside those
     Software,
+    /// The project's own image
+    Agent,
 }
 
 impl Part {
-    const ALL: &[Self] = &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::MetalLb, Self::Software];
+    const ALL: &[Self] =
+        &[Self::Cluster, Self::Tests, Self::Flannel, Self::Helm, Self::MetalLb, Self::Software, Self::Agent];
 
     const fn programs(self) -> &'static [Program] {
         match self {
@@ -67,6 +70,7 @@ impl Part {
             Self::Helm => &[Program::Helm],
             Self::MetalLb => &[Program::MetalLbController],
             Self::Software => Program::SOFTWARE,
+            Self::Agent => &[],
         }
     }
 
@@ -76,7 +80,7 @@ impl Part {
             Self::Tests => Image::TESTS,
             Self::Flannel => Image::FLANNEL,
             Self::Software => &[Image::Servers],
-            Self::Helm | Self::MetalLb => &[],
+            Self::Helm | Self::MetalLb | Self::Agent => &[],
         }
     }
 }
@@ -93,7 +97,10 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         say(&format!("      {}", built.path(program)?.display()));
     }
     let wanted: Vec<Image> = parts.iter().flat_map(|part| part.images()).copied().collect();
-    let archives: Vec<Archive> = alone(workspace, "cluster images", LIMIT, |job| images(job, &wanted))?;
+    let mut archives: Vec<Archive> = alone(workspace, "cluster images", LIMIT, |job| images(job, &wanted))?;
+    if parts.contains(&Part::Agent) {
+        archives.push(own::usual(workspace)?);
+    }
     for archive in archives {
         say(&format!("      {}  {}", archive.name, archive.path.display()));
     }
