@@ -52,7 +52,7 @@ for argument; do
   shift
   case $argument in
     *[!0-9a-fA-F:]*) ;;
-    *:*:*) argument="[$argument]" ;;
+    *:*:*) argument="http://[$argument]/" ;;
   esac
   set -- "$@" "$argument"
 done
