@@ -9,7 +9,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -41,7 +41,7 @@ pub struct Segment {
     /// The key that the nodes share.
     pub key: PathBuf,
     _server: Server,
-    _scope: Scope,
+    scope: Scope,
 }
 
 impl Segment {
@@ -67,7 +67,12 @@ impl Segment {
         }
         manifests.write("addresses", &pool(&ranges(100, 249), &[]))?;
         let served = Server::start(&server, &[(Protocol::Tcp, TARGET), (Protocol::Udp, TARGET)])?;
-        Ok(Self { client, router, fabric, server, nodes, manifests, key, _server: served, _scope: scope })
+        Ok(Self { client, router, fabric, server, nodes, manifests, key, _server: served, scope })
+    }
+
+    /// A directory that ends with it.
+    pub fn dir(&self) -> &Path {
+        self.scope.dir()
     }
 
     /// Adds Services, which get addresses of the pool.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::matrix::PORT;
-use culvert_tests::neighbors::{near, pings};
+use culvert_tests::neighbors::{near, neighbor, pings};
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{eventually, slowness};
 use culvert_tests::segment::Segment;
@@ -83,6 +83,22 @@ impl Stage {
         .with_context(|| self.logs())
     }
 
+    /// Waits until the others hear a node again.
+    fn heard(&self, node: usize) -> Result<()> {
+        let name = self.segment.nodes[node].name();
+        let others = || self.agents.iter().filter(|agent| agent.node() != name);
+        eventually(&format!("{name} is heard again"), SOON, || {
+            for agent in others() {
+                let said = agent.cli_json("l2")?;
+                let nodes = said["nodes"].as_array().context("no nodes")?;
+                if !nodes.iter().any(|node| node["name"] == name && node["alive"] == true) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     fn logs(&self) -> String {
         let log = |agent: &Agent| {
             let said = agent.cli_json("l2").map_or_else(|error| format!("{error:#}"), |said| format!("{said:#}"));
@@ -112,13 +128,7 @@ fn of_three_nodes_each_has_its_share_and_one_that_is_off_loses_it() -> Result<()
     ensure!(count(&after, 1) == 3 && count(&after, 2) == 3, "{after:?}");
     // Back, it waits before it is given anything.
     stage.segment.cut(0, false)?;
-    eventually("n1 is heard again", SOON, || {
-        let said = stage.agents[1].cli_json("l2")?;
-        Ok(said["nodes"]
-            .as_array()
-            .is_some_and(|nodes| nodes.iter().any(|node| node["name"] == "n1" && node["alive"] == true))
-            .then_some(()))
-    })?;
+    stage.heard(0)?;
     let back = stage.owners()?;
     ensure!(back == after, "{back:?} instead of {after:?}");
     eventually("n1 has its share again", SOON, || Ok((count(&stage.owners()?, 0) == 2).then_some(())))
@@ -237,4 +247,69 @@ fn a_link_that_goes_down_takes_its_addresses_elsewhere() -> Result<()> {
     stage.elsewhere(&[owner])?;
     stage.segment.fabric.ip_batch(&format!("link set n{} up\n", owner + 1))?;
     stage.all_answer()
+}
+
+/// Makes a neighbour believe no word that it has not asked for, and ask again after some seconds. (Left alone, Linux takes up to
+/// 45 s until it doubts what it knows, 5 until it asks, and 3 until it asks everybody.)
+fn believes_nobody(place: &Place) -> Result<()> {
+    for setting in ["ipv4/conf/eth0/drop_gratuitous_arp", "ipv6/conf/eth0/drop_unsolicited_na"] {
+        place.sysctl(setting, "1")?;
+    }
+    for family in ["ipv4", "ipv6"] {
+        place.sysctl(&format!("{family}/neigh/eth0/base_reachable_time_ms"), "2000")?;
+        place.sysctl(&format!("{family}/neigh/eth0/delay_first_probe_time"), "1")?;
+    }
+    Ok(())
+}
+
+/// Such a neighbour learns of a new owner only when the old one answers no more. The old one lives, so it serves what still comes
+/// to it.
+#[test]
+fn a_neighbour_that_believes_nobody_loses_nothing_by_a_drain() -> Result<()> {
+    let stage = Stage::new(3, 1)?;
+    believes_nobody(stage.router())?;
+    let macs = stage.segment.macs()?;
+    for to in Family::BOTH.map(|family| near(family, 100)) {
+        let owner = stage.owner(to)?.context("no owner")?;
+        // The sockets of the client confirm even the router's entries, for all is one kernel here: while connections are
+        // answered, the router does not come to doubt.
+        let load = Load { sockets: 0, streams: 0, ..Load::mixed((to, PORT).into(), 500 / slowness()) };
+        let load = load.start(&stage.segment.client)?;
+        stage.agents[owner].cli_json("drain")?;
+        eventually("another node has it", SOON, || {
+            let said = stage.agents[(owner + 1) % 3].cli_json("l2")?;
+            let all = said["addresses"].as_array().context("no addresses")?;
+            let one = all.iter().find(|one| one["address"] == to.to_string()).context("no such address")?;
+            Ok((one["node"] != stage.agents[owner].node()).then_some(()))
+        })?;
+        std::thread::sleep(Duration::from_secs(2));
+        let known = neighbor(stage.router(), "eth0", to)?;
+        ensure!(known.as_ref() == Some(&macs[owner]), "the router has heard of it: {known:?}, not {}", macs[owner]);
+        let report = load.finish();
+        ensure!(report.clean() && report.connects.answered > 0, "{to}: {report}\n{}", stage.logs());
+        eventually("the router has found the new one", SOON, || {
+            pings(stage.router(), to)?;
+            Ok(neighbor(stage.router(), "eth0", to)?.filter(|mac| *mac != macs[owner]))
+        })
+        .with_context(|| stage.logs())?;
+        ensure!(pings(stage.router(), to)?, "{to} has no answer");
+        stage.agents[owner].cli_json("drain --undo")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_neighbour_that_believes_nobody_finds_the_successor_by_itself() -> Result<()> {
+    let stage = Stage::new(3, 1)?;
+    believes_nobody(stage.router())?;
+    for to in stage.addresses() {
+        let owner = stage.owner(to)?.context("no owner")?;
+        stage.segment.cut(owner, true)?;
+        eventually(&format!("{to} answers"), SOON, || Ok(pings(stage.router(), to)?.then_some(())))
+            .with_context(|| stage.logs())?;
+        ensure!(stage.segment.owner(to)? != Some(owner), "it does not answer");
+        stage.segment.cut(owner, false)?;
+        stage.heard(owner)?;
+    }
+    Ok(())
 }

@@ -1,24 +1,28 @@
 //! Addresses that a cluster's controller gives and its agents announce, with a real API server, real links, and the rights that
 //! `deploy/` gives and no more.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::control_plane::{ControlPlane, User};
-use culvert_tests::controllers::{LIMIT, PODS, POOLS, SERVICES};
+use culvert_tests::controllers::{LIMIT, PODS, POOL, POOLS, SERVICES};
 use culvert_tests::deploy::chart::Chart;
 use culvert_tests::deploy::objects::by_name;
 use culvert_tests::deploy::repository;
 use culvert_tests::matrix::{PORT, TARGET};
+use culvert_tests::metallb;
 use culvert_tests::neighbors::pings;
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{Process, eventually};
 use culvert_tests::programs;
 use culvert_tests::shell;
 use culvert_tests::stage::{Scenery, answered};
-use culvert_tests::topology::{Lab, PodLinks};
+use culvert_tests::segment::Segment;
+use culvert_tests::topology::PodLinks;
 use culvert_tests::traffic::Ask;
 use serde_json::{Value, json};
 
@@ -70,13 +74,19 @@ fn controller(plane: &ControlPlane, place: &Place) -> Result<Process> {
     place.start(command)
 }
 
-/// How agents are started: as in a pod, with the key that all share.
-fn options(lab: &Lab, plane: &ControlPlane) -> Result<Options> {
-    let key = lab.dir().join("key");
-    std::fs::write(&key, "a key that all nodes of the test share")?;
+/// How agents are started: as in a pod. The key that all share is missing.
+fn options(plane: &ControlPlane) -> Result<Options> {
     let mut options = Options { kubeconfig: Some(plane.kubeconfig(User::Agent)?), ..Options::new(SocketMode::All)? };
     let (name, uid) = POD;
     options.flags.extend(["--layer2".to_owned(), format!("--pod-name={name}"), format!("--pod-uid={uid}")]);
+    Ok(options)
+}
+
+/// The same with the key, which is kept in `dir`.
+fn keyed(plane: &ControlPlane, dir: &Path) -> Result<Options> {
+    let key = dir.join("key");
+    std::fs::write(&key, "a key that all nodes of the test share")?;
+    let mut options = options(plane)?;
     options.flags.push(format!("--layer2-key-file={}", key.display()));
     Ok(options)
 }
@@ -96,22 +106,11 @@ impl Stage {
         let (lab, cast) = (&scenery.lab, &scenery.cast);
         let plane = ControlPlane::start(&lab.client, lab.client.v4(), lab.dir(), &[])?;
         grant(&plane)?;
-        for name in ["shop", "metallb-system"] {
-            plane.create("/api/v1/namespaces", &json!({"metadata": {"name": name}}))?;
-        }
-        plane.create("/api/v1/nodes", &json!({"metadata": {"name": "n1"}}))?;
-        let address = |family| json!({"type": "InternalIP", "address": cast.n1.ip(family).to_string()});
-        let addresses = json!({"status": {"addresses": Family::BOTH.map(address)}});
-        plane.patch("/api/v1/nodes/n1/status", &addresses)?;
-        let web = json!({"metadata": {"name": "web"}, "spec": {"type": "LoadBalancer", "ports": [{"port": PORT}],
-            "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}});
-        plane.create(SERVICES, &web)?;
-        for family in Family::BOTH {
-            plane.create(SLICES, &slice(family, &cast.a))?;
-        }
+        node(&plane, "n1", &cast.n1)?;
+        web(&plane, &cast.a, Some("n1"))?;
         prepare(&plane)?;
         let controller = controller(&plane, &lab.client)?;
-        let agent = Agent::start(lab, 0, &options(lab, &plane)?)?;
+        let agent = Agent::start(lab, 0, &keyed(&plane, lab.dir())?)?;
         let mut stage = Self { agent, controller, plane, scenery };
         stage.agent.ready()?;
         Ok(stage)
@@ -134,12 +133,7 @@ impl Stage {
 
     /// Waits until the address is answered for, or not.
     fn answers(&self, to: &str, wanted: bool) -> Result<()> {
-        let (router, to): (_, IpAddr) = (&self.scenery.lab.router, to.parse()?);
-        let what = format!("{to} {}", if wanted { "answers" } else { "is silent" });
-        self.told(eventually(&what, LIMIT, || {
-            router.sh(&format!("ip neigh flush to {to} dev eth0"))?;
-            Ok((pings(router, to)? == wanted).then_some(()))
-        }))
+        self.told(answers(&self.scenery.lab.router, to.parse()?, wanted))
     }
 
     /// Waits until `culvert l2` says something of an address.
@@ -169,24 +163,60 @@ impl Stage {
     }
 }
 
-fn configure(plane: &ControlPlane) -> Result<()> {
+/// Waits until the resources can be made.
+fn defined(plane: &ControlPlane) -> Result<()> {
     eventually("the definitions are in force", LIMIT, || {
         for path in [POOLS, ADVERTISEMENTS] {
             let list = plane.ask(User::Admin, "GET", path, None)?;
             ensure!(list["items"].is_array(), "{list}");
         }
         Ok(Some(()))
-    })?;
+    })
+}
+
+/// Adds a pool that is advertised.
+fn configure(plane: &ControlPlane) -> Result<()> {
+    defined(plane)?;
     plane.create(POOLS, &pool("main", &RANGES))?;
     plane.create(ADVERTISEMENTS, &advertisement()).map(drop)
 }
 
-fn slice(family: Family, pod: &Place) -> Value {
+/// Adds a node with its addresses.
+fn node(plane: &ControlPlane, name: &str, host: &Place) -> Result<()> {
+    plane.create("/api/v1/nodes", &json!({"metadata": {"name": name}}))?;
+    let address = |family| json!({"type": "InternalIP", "address": host.ip(family).to_string()});
+    let addresses = json!({"status": {"addresses": Family::BOTH.map(address)}});
+    plane.patch(&format!("/api/v1/nodes/{name}/status"), &addresses).map(drop)
+}
+
+/// Adds the namespaces, and a Service that wants an address of each family, with one endpoint.
+fn web(plane: &ControlPlane, endpoint: &Place, node: Option<&str>) -> Result<()> {
+    for name in ["shop", "metallb-system"] {
+        plane.create("/api/v1/namespaces", &json!({"metadata": {"name": name}}))?;
+    }
+    let web = json!({"metadata": {"name": "web"}, "spec": {"type": "LoadBalancer", "ports": [{"port": PORT}],
+        "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}});
+    plane.create(SERVICES, &web)?;
+    for family in Family::BOTH {
+        plane.create(SLICES, &slice("web", family, endpoint, node))?;
+    }
+    Ok(())
+}
+
+/// Waits until a neighbour that knows nothing of an address gets an answer from there, or none.
+fn answers(neighbor: &Place, to: IpAddr, wanted: bool) -> Result<()> {
+    eventually(&format!("{to} {}", if wanted { "answers" } else { "is silent" }), LIMIT, || {
+        neighbor.sh(&format!("ip neigh flush to {to} dev eth0"))?;
+        Ok((pings(neighbor, to)? == wanted).then_some(()))
+    })
+}
+
+fn slice(service: &str, family: Family, pod: &Place, node: Option<&str>) -> Value {
     let address = pod.ip(family).to_string();
     json!({
-        "metadata": {"name": format!("web-{family:?}").to_lowercase(), "labels": {"kubernetes.io/service-name": "web"}},
+        "metadata": {"name": format!("{service}-{family:?}").to_lowercase(), "labels": {"kubernetes.io/service-name": service}},
         "addressType": if family == Family::V4 { "IPv4" } else { "IPv6" }, "ports": [{"name": "", "port": TARGET}],
-        "endpoints": [{"addresses": [address], "nodeName": "n1", "conditions": {"ready": true}}],
+        "endpoints": [{"addresses": [address], "nodeName": node, "conditions": {"ready": true}}],
     })
 }
 
@@ -317,11 +347,8 @@ fn of_two_nodes_the_one_that_gets_the_lease_answers() -> Result<()> {
     let mut stage = Stage::advertised(|_| Ok(()))?;
     let lab = &stage.scenery.lab;
     stage.answers(V4, true)?;
-    stage.plane.create("/api/v1/nodes", &json!({"metadata": {"name": "n2"}}))?;
-    let address = |family| json!({"type": "InternalIP", "address": stage.scenery.cast.n2.ip(family).to_string()});
-    let addresses = json!({"status": {"addresses": Family::BOTH.map(address)}});
-    stage.plane.patch("/api/v1/nodes/n2/status", &addresses)?;
-    let mut second = Agent::start(lab, 1, &options(lab, &stage.plane)?)?;
+    node(&stage.plane, "n2", &stage.scenery.cast.n2)?;
+    let mut second = Agent::start(lab, 1, &keyed(&stage.plane, lab.dir())?)?;
     second.ready()?;
     for agent in [&stage.agent, &second] {
         stage.told(eventually("the nodes hear each other", LIMIT, || {
@@ -355,6 +382,131 @@ fn of_two_nodes_the_one_that_gets_the_lease_answers() -> Result<()> {
             Ok(Some(()))
         }))
         .with_context(|| second.log())
+}
+
+#[test]
+fn an_address_moves_while_there_is_no_api_server() -> Result<()> {
+    let segment = Segment::new(3)?;
+    let mut plane = ControlPlane::start(&segment.client, segment.client.v4(), segment.dir(), &[])?;
+    grant(&plane)?;
+    for one in &segment.nodes {
+        node(&plane, one.name(), &one.host)?;
+    }
+    web(&plane, &segment.server, None)?;
+    configure(&plane)?;
+    let controller = controller(&plane, &segment.client)?;
+    let options = options(&plane)?;
+    let mut agents = (0..3).map(|node| segment.start(node, &options)).collect::<Result<Vec<_>>>()?;
+    agents.iter_mut().try_for_each(Agent::ready)?;
+    let logs = || {
+        let logs = agents.iter().map(|agent| format!("{}:\n{}", agent.node(), agent.log()));
+        logs.chain([controller.output()]).collect::<Vec<_>>().join("\n")
+    };
+    let addresses = [V4, V6].map(str::parse::<IpAddr>);
+    for to in addresses.clone() {
+        answers(&segment.router, to?, true).with_context(logs)?;
+    }
+    plane.kill_api_server()?;
+    for to in addresses {
+        let to = to?;
+        let owner = segment.owner(to)?.context("no owner")?;
+        segment.cut(owner, true)?;
+        answers(&segment.router, to, true).with_context(logs)?;
+        ensure!(segment.owner(to)?.is_some_and(|now| now != owner), "{to} has not moved");
+        answered(&segment.router.ask(&Ask::tcp((to, PORT)))?).with_context(logs)?;
+        // One at a time: of three, two are a majority.
+        segment.cut(owner, false)?;
+        eventually("it is heard again", LIMIT, || {
+            let said = agents[(owner + 1) % 3].cli_json("l2")?;
+            let nodes = said["nodes"].as_array().context("no nodes")?;
+            Ok(nodes.iter().all(|node| node["alive"] == true).then_some(()))
+        })
+        .with_context(logs)?;
+    }
+    // Who answers now is written down as soon as there is somewhere to write.
+    plane.start_api_server()?;
+    eventually("the ServiceL2Statuses name those that answer", LIMIT, || {
+        let list = plane.ask(User::Admin, "GET", STATUSES, None)?;
+        let items = list["items"].as_array().with_context(|| list.to_string())?;
+        let mut said: Vec<_> = items.iter().filter_map(|item| item["status"]["node"].as_str()).collect();
+        let owners = [V4, V6].map(|to| anyhow::Ok(segment.owner(to.parse()?)?.context("nobody answers")?));
+        let owners = owners.into_iter().collect::<Result<BTreeSet<_>>>()?;
+        let names: Vec<_> = owners.into_iter().map(|owner| segment.nodes[owner].name()).collect();
+        said.sort_unstable();
+        ensure!(said == names, "{list} instead of {names:?}");
+        Ok(Some(()))
+    })
+    .with_context(logs)
+}
+
+/// Every sample of MetalLB's that is for layer 2, as it is, with what it leaves to its reader.
+#[test]
+fn samples_of_metallb_serve() -> Result<()> {
+    let stage = Stage::new(|plane| {
+        defined(plane)?;
+        plane.delete(&format!("{SERVICES}/web")).map(drop)
+    })?;
+    let mut served = Vec::new();
+    for path in metallb::files("configsamples")? {
+        let objects = metallb::objects(&path)?;
+        let has = |kind: &str| objects.iter().any(|object| object["kind"].as_str().is_some_and(|one| one.starts_with(kind)));
+        if has("BGP") || !(has("IPAddressPool") || has("L2Advertisement")) {
+            continue;
+        }
+        sample(&stage, objects).with_context(|| path.display().to_string())?;
+        served.push(path);
+    }
+    ensure!(served.len() >= 6, "only {served:?}");
+    Ok(())
+}
+
+/// Puts a sample into force, and waits until a Service is served at an address of its pool; then all is as before.
+fn sample(stage: &Stage, mut objects: Vec<Value>) -> Result<()> {
+    let Stage { plane, scenery, .. } = stage;
+    // There is no kubelet: what runs in the Deployment's pods is the pod that serves all Services here.
+    objects.retain(|object| object["kind"] != "Deployment");
+    let find = |kind: &str| objects.iter().find(|object| object["kind"] == kind).cloned();
+    let first = |list: &Value| list[0].as_str().map(str::to_owned);
+    let advertises = find("L2Advertisement").unwrap_or_else(advertisement);
+    let named = first(&advertises["spec"]["ipAddressPools"]).unwrap_or_else(|| "any".to_owned());
+    let gives = find("IPAddressPool").unwrap_or_else(|| pool(&named, &RANGES));
+    let nodes = &advertises["spec"]["nodeSelectors"][0]["matchLabels"];
+    plane.patch("/api/v1/nodes/n1", &json!({"metadata": {"labels": nodes}}))?;
+    let allocation = &gives["spec"]["serviceAllocation"];
+    let namespace = first(&allocation["namespaces"]).unwrap_or_else(|| "default".to_owned());
+    let wanted = &allocation["serviceSelectors"][0]["matchExpressions"][0];
+    let labels = wanted["key"].as_str().map(|key| json!({key: wanted["values"][0]}));
+    let service = find("Service").unwrap_or_else(|| {
+        json!({"metadata": {"name": "plain", "labels": labels},
+            "spec": {"type": "LoadBalancer", "ports": [{"name": "http", "port": PORT, "targetPort": 80}]}})
+    });
+    if namespace != "default" {
+        plane.create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}}))?;
+    }
+    let name = service["metadata"]["name"].as_str().context("no name")?;
+    let services = format!("/api/v1/namespaces/{namespace}/services");
+    let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    let mut endpoints = slice(name, Family::V4, &scenery.cast.a, Some("n1"));
+    endpoints["ports"][0]["name"] = service["spec"]["ports"][0]["name"].clone();
+    let made = [(POOLS, &gives), (ADVERTISEMENTS, &advertises), (&services, &service), (&slices, &endpoints)];
+    for (path, object) in made {
+        plane.create(path, object)?;
+    }
+    let to = stage.told(eventually("the Service has an address", LIMIT, || {
+        let given = plane.ask(User::Admin, "GET", &format!("{services}/{name}"), None)?;
+        let address = given["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().with_context(|| given.to_string())?;
+        ensure!(given["metadata"]["annotations"][POOL] == gives["metadata"]["name"], "{given}");
+        Ok(Some(address.parse::<IpAddr>()?))
+    }))?;
+    let router = &scenery.lab.router;
+    router.sh(&format!("ip route replace {to}/32 dev eth0"))?;
+    stage.told(answers(router, to, true))?;
+    let port = service["spec"]["ports"][0]["port"].as_u64().context("no port")?;
+    answered(&router.ask(&Ask::tcp((to, u16::try_from(port)?)))?).with_context(|| to.to_string())?;
+    for (path, object) in made.into_iter().rev() {
+        plane.delete(&format!("{path}/{}", object["metadata"]["name"].as_str().context("no name")?))?;
+    }
+    stage.told(answers(router, to, false))
 }
 
 #[test]

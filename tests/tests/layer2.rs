@@ -165,8 +165,13 @@ fn reached(segment: &Segment) -> Result<()> {
     ensure!(probe.status.code() == Some(1), "arping -D finds nobody: {probe:?}");
     let free = output(router, &format!("arping -D -c 2 -w 3 -I {device} {}", near(Family::V4, 209)))?;
     ensure!(free.status.code() == Some(0), "arping -D of a free address: {free:?}");
-    // And the kernel's own duplicate address detection.
     let to = near(Family::V6, 200);
+    let found = output(router, &format!("ndisc6 -q -m -r 1 -w 1000 {to} {device}"))?;
+    let found = String::from_utf8_lossy(&found.stdout).to_lowercase();
+    ensure!(found.lines().collect::<Vec<_>>() == [&own], "ndisc6 finds {found:?} instead of {own}");
+    let nobody = output(router, &format!("ndisc6 -q -1 -r 1 -w 1000 {} {device}", near(Family::V6, 209)))?;
+    ensure!(!nobody.status.success() && nobody.stdout.is_empty(), "ndisc6 of a free address: {nobody:?}");
+    // And the kernel's own duplicate address detection.
     for (setting, value) in [("accept_dad", "1"), ("dad_transmits", "1")] {
         router.sysctl(&format!("ipv6/conf/{device}/{setting}"), value)?;
     }

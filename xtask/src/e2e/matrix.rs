@@ -100,7 +100,8 @@ const LOAD_BALANCER_INTRODUCTION: &str = "\
 
 Their addresses are of the nodes' network, given by `culvert controller` and announced by the agents in layer 2 ([LAYER2.md](LAYER2.md)). The tests run behind a
 router, outside of that network. All but one run on six nodes. The one that switches session affinity with traffic policy Local wants answers of
-several pods, which in layer 2 only the one node that answers can give: it runs on two nodes.
+several pods, which in layer 2 only the one node that answers can give, and of three pods on two nodes that one may have a single
+pod: it runs on one node.
 ";
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ fn one(workspace: &Workspace, arguments: &Arguments, title: &str, options: &Opti
     run.results = on_a_cluster(workspace, &trial, arguments.keep)?;
     if arguments.focus.is_none() && arguments.skip.is_none() {
         if let Some((options, selection)) = Selection::for_fewer_nodes(options).filter(|_| !arguments.keep) {
-            let title = format!("{title} {} nodes", options.nodes);
+            let title = format!("{title} fewer nodes");
             let trial = Trial { title: &title, options: &options, selection: &selection, sample: None, whole: true };
             run.results = run.results.completed(&on_a_cluster(workspace, &trial, false)?);
         }

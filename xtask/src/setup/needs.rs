@@ -84,6 +84,7 @@ pub const COMMON: &[Need] = &[
     command("socat", "socat"),
     command("ping", "iputils-ping"),
     command("arping", "iputils-arping"),
+    command("ndisc6", "ndisc6"),
     command("tracepath", "iputils-tracepath"),
     command("traceroute", "traceroute"),
     command("hping3", "hping3"),

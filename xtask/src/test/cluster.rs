@@ -20,7 +20,8 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
     let kit = Kit::build(job)?;
     let next = next(job)?;
     setup::software(job.workspace)?;
-    let first = on_cluster(job, &kit, Suite::Cluster, &options("tests", 3, Cni::Bridge)?, &next);
+    let addresses = Options { loadbalancers: true, ..options("tests", 3, Cni::Bridge)? };
+    let first = on_cluster(job, &kit, Suite::Cluster, &addresses, &next);
     let second = on_cluster(job, &kit, Suite::Reboot, &options("reboot", 2, Cni::Flannel)?, &next);
     first.and(second)
 }

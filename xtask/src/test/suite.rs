@@ -30,7 +30,7 @@ const KUBERNETES: &[&str] = &[
 ];
 
 /// Those that need a cluster, and those that reboot its nodes.
-const CLUSTER: &[&str] = &["cluster_api_server", "cluster_software", "cluster_survival"];
+const CLUSTER: &[&str] = &["cluster_addresses", "cluster_api_server", "cluster_software", "cluster_survival"];
 const REBOOT: &[&str] = &["cluster_reboot"];
 
 /// A set of test programs.
