@@ -100,7 +100,10 @@ fn rolls(policy: &str) -> Result<()> {
     }
     let said = ask.end()?.0;
     // Past the capture of the test's output: these figures are wanted when all is well, too.
-    writeln!(std::io::stderr(), "{ROUNDS} rolling updates, externalTrafficPolicy {policy}: answers by status and size: {said}")?;
+    writeln!(
+        std::io::stderr(),
+        "{ROUNDS} rolling updates, externalTrafficPolicy {policy}: answers by status and size: {said}"
+    )?;
     let [count, status, size] = said.split_whitespace().collect::<Vec<_>>()[..] else {
         anyhow::bail!("not all answers are alike: {said}");
     };

@@ -19,9 +19,9 @@ use culvert_tests::neighbors::pings;
 use culvert_tests::place::{Family, Place};
 use culvert_tests::process::{Process, eventually};
 use culvert_tests::programs;
+use culvert_tests::segment::Segment;
 use culvert_tests::shell;
 use culvert_tests::stage::{Scenery, answered};
-use culvert_tests::segment::Segment;
 use culvert_tests::topology::PodLinks;
 use culvert_tests::traffic::Ask;
 use serde_json::{Value, json};
@@ -449,7 +449,8 @@ fn samples_of_metallb_serve() -> Result<()> {
     let mut served = Vec::new();
     for path in metallb::files("configsamples")? {
         let objects = metallb::objects(&path)?;
-        let has = |kind: &str| objects.iter().any(|object| object["kind"].as_str().is_some_and(|one| one.starts_with(kind)));
+        let has =
+            |kind: &str| objects.iter().any(|object| object["kind"].as_str().is_some_and(|one| one.starts_with(kind)));
         if has("BGP") || !(has("IPAddressPool") || has("L2Advertisement")) {
             continue;
         }
@@ -494,7 +495,8 @@ fn sample(stage: &Stage, mut objects: Vec<Value>) -> Result<()> {
     }
     let to = stage.told(eventually("the Service has an address", LIMIT, || {
         let given = plane.ask(User::Admin, "GET", &format!("{services}/{name}"), None)?;
-        let address = given["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().with_context(|| given.to_string())?;
+        let address =
+            given["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().with_context(|| given.to_string())?;
         ensure!(given["metadata"]["annotations"][POOL] == gives["metadata"]["name"], "{given}");
         Ok(Some(address.parse::<IpAddr>()?))
     }))?;

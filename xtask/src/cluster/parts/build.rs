@@ -12,7 +12,13 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use super::program::{Kind, Program, Recipe};
-use crate::{oci::hex, setup::Go, step::Job, ui::clock, workspace::{Workspace, exclusive}};
+use crate::{
+    oci::hex,
+    setup::Go,
+    step::Job,
+    ui::clock,
+    workspace::{Workspace, exclusive},
+};
 
 /// How many builds of one program or image are kept: other checkouts with other versions share the cache.
 const KEPT: usize = 3;
