@@ -35,7 +35,8 @@ pub struct Agent {
 impl Cluster {
     /// The agents, in the order of their nodes.
     pub fn agents(&self) -> Result<Vec<Agent>> {
-        let pods = self.get(&["-n", NAMESPACE, "pod", "-lapp.kubernetes.io/name=culvert"])?;
+        let pods =
+            self.get(&["-n", NAMESPACE, "pod", "-lapp.kubernetes.io/name=culvert,app.kubernetes.io/component=agent"])?;
         let pods = pods["items"].as_array().context("no list of pods")?;
         let mut agents: Vec<Agent> = pods.iter().filter_map(agent).collect();
         agents.sort_by(|a, b| a.node.cmp(&b.node));
