@@ -83,6 +83,8 @@ pub struct Announced {
     service: choice::Service,
     /// With traffic policy Local, the nodes that serve it.
     nodes: BTreeSet<Arc<str>>,
+    /// Those of them whose endpoints are about to end.
+    ending: BTreeSet<Arc<str>>,
 }
 
 /// What becomes on a node of an address that it owns.
@@ -98,7 +100,7 @@ impl Announced {
     /// A Service as it is announced; `None` if it has no address of a pool.
     pub fn new(service: &Service, plan: &ServicePlan, reach: Reach) -> Option<Self> {
         let pool = plan.pool.as_deref().filter(|_| !plan.addresses.is_empty())?;
-        let Reach { endpoints, local, nodes } = reach;
+        let Reach { endpoints, local, nodes, ending } = reach;
         let service = choice::Service {
             labels: service.metadata.labels.clone(),
             pool: pool.into(),
@@ -106,7 +108,7 @@ impl Announced {
             local,
             endpoints,
         };
-        Some(Self { service, nodes })
+        Some(Self { service, nodes, ending })
     }
 }
 
@@ -185,7 +187,7 @@ impl Announcements {
         let held = self.services.iter().filter(|(key, announced)| holds(key, &announced.service.addresses));
         let programmed = held.map(|(key, _)| key.clone()).collect();
         let mut node = self.nodes.get(name).cloned().unwrap_or_default();
-        node.report = Some(Report { links: me.links, programmed, local: self.local(name) });
+        node.report = Some(self.report(name, me.links, programmed));
         if me.drained {
             node.out.get_or_insert(Out::Drained);
         }
@@ -295,7 +297,7 @@ impl Announcements {
             .iter()
             .filter(|(_, announced)| !announced.service.addresses.iter().any(|address| said.unable.contains(address)));
         let programmed = able.map(|(key, _)| key.clone()).collect();
-        let report = Some(Report { links: links.collect(), programmed, local: self.local(name) });
+        let report = Some(self.report(name, links.collect(), programmed));
         let out = node.out.clone().or(said.drained.then_some(Out::Drained));
         choice::Node { out, held_down: *held_down, report, ..node.clone() }
     }
@@ -336,14 +338,20 @@ impl Announcements {
         let links = named.map(String::as_str).chain([ANY]);
         let links = links.map(|link| (link.to_owned(), Link { up: true, prefixes: Vec::new() }));
         let programmed = self.services.keys().cloned().collect();
-        let report = Some(Report { links: links.collect(), programmed, local: self.local(name) });
+        let report = Some(self.report(name, links.collect(), programmed));
         choice::Node { report, ..node.clone() }
     }
 
-    /// Services with an endpoint on a node.
-    fn local(&self, node: &str) -> BTreeSet<ServiceKey> {
+    /// What a node would report, with these links and Services in its kernel.
+    fn report(&self, node: &str, links: BTreeMap<String, Link>, programmed: BTreeSet<ServiceKey>) -> Report {
         let local = self.services.iter().filter(|(_, announced)| announced.nodes.contains(node));
-        local.map(|(key, _)| key.clone()).collect()
+        let ending = local.clone().filter(|(_, announced)| announced.ending.contains(node));
+        Report {
+            links,
+            programmed,
+            local: local.map(|(key, _)| key.clone()).collect(),
+            ending: ending.map(|(key, _)| key.clone()).collect(),
+        }
     }
 }
 

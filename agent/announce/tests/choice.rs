@@ -48,6 +48,7 @@ struct CaseNode {
     down: BTreeMap<String, Vec<IpNet>>,
     lacks: Vec<String>,
     local: Vec<String>,
+    ending: Vec<String>,
     out: Option<CaseOut>,
     held_down: bool,
     silent: bool,
@@ -134,7 +135,8 @@ fn node(one: &CaseNode, object: &objects::Node, settings: Settings, services: &[
     let report = Report {
         links: if one.links.is_none() && !one.down.is_empty() { down.collect() } else { up.chain(down).collect() },
         programmed: services.iter().filter(|key| !one.lacks.contains(&key.to_string())).cloned().collect(),
-        local: one.local.iter().map(|name| key(name)).collect(),
+        local: one.local.iter().chain(&one.ending).map(|name| key(name)).collect(),
+        ending: one.ending.iter().map(|name| key(name)).collect(),
     };
     let own = one.out.as_ref().map(|out| match out {
         CaseOut::Drained => Out::Drained,

@@ -40,7 +40,7 @@ fn equal(nodes: impl IntoIterator<Item = usize>, addresses: impl IntoIterator<It
     let programmed: BTreeSet<_> = addresses.iter().map(|i| key(*i)).collect();
     let link = Link { up: true, prefixes: vec!["192.0.0.0/16".parse().unwrap()] };
     let links = BTreeMap::from([("eth0".to_owned(), link)]);
-    let report = Report { links, programmed, local: BTreeSet::new() };
+    let report = Report { links, programmed, local: BTreeSet::new(), ending: BTreeSet::new() };
     let node = Node { report: Some(report), ..Node::default() };
     let service = |i: usize| Service {
         labels: BTreeMap::new(),
@@ -91,7 +91,7 @@ fn moved(before: &Answers, after: &Answers) -> BTreeSet<IpAddr> {
 
 /// A cluster of unequal nodes: some out, some held down, with and without the network, Services of either policy.
 fn any_cluster() -> impl Strategy<Value = Inputs> {
-    let node = (0_u8..8, any::<bool>(), 0_u8..4, vec(any::<bool>(), 12), vec(0_u8..5, 12));
+    let node = (0_u8..8, any::<bool>(), 0_u8..4, vec(0_u8..3, 12), vec(0_u8..5, 12));
     let services = vec((any::<bool>(), 0_usize..12, 0_u8..6), 12);
     (vec(node, 1..6), services, btree_map(0_usize..12, 0_usize..7, 0..12)).prop_map(|(nodes, services, holders)| {
         let mut inputs = equal(0..nodes.len(), 0..12);
@@ -105,7 +105,8 @@ fn any_cluster() -> impl Strategy<Value = Inputs> {
                 2 => report.links.get_mut("eth0").unwrap().up = out > 5,
                 _ => {}
             }
-            report.local = (0..12).filter(|i| local[*i]).map(key).collect();
+            report.local = (0..12).filter(|i| local[*i] > 0).map(key).collect();
+            report.ending = (0..12).filter(|i| local[*i] > 1).map(key).collect();
             report.programmed.retain(|key| lacks[key.name[1..].parse::<usize>().unwrap()] != 0);
         }
         for ((local, address_of, endpoints), service) in services.into_iter().zip(inputs.services.values_mut()) {
@@ -132,6 +133,13 @@ fn able(inputs: &Inputs, name: &str, address: IpAddr) -> bool {
         && users.iter().all(|(key, one)| serves(key, one))
 }
 
+/// Whether endpoints at an address are about to end on a node, and with traffic policy Local that counts.
+fn ending(inputs: &Inputs, name: &str, address: IpAddr) -> bool {
+    let report = inputs.nodes[name].report.as_ref().unwrap();
+    let users = inputs.services.iter().filter(|(_, one)| one.addresses.contains(&address) && one.endpoints);
+    users.into_iter().any(|(key, one)| one.local && report.ending.contains(key))
+}
+
 proptest! {
     /// Somebody answers if anybody can, nobody who cannot; every node that does not has a reason; and having chosen is no
     /// reason to choose otherwise.
@@ -145,8 +153,15 @@ proptest! {
                     prop_assert!(!answer.links.is_empty());
                     let others: BTreeSet<_> = inputs.nodes.keys().filter(|name| **name != answer.node).collect();
                     prop_assert_eq!(choice.silent.keys().collect::<BTreeSet<_>>(), others);
-                    // Nobody is held down while another waits in vain.
-                    let steady = |name: &&String| !inputs.nodes[*name].held_down && able(&inputs, name, *address);
+                    // Nobody's endpoints are about to end, and nobody is held down, while another waits in vain.
+                    let lasts = |name: &&String| able(&inputs, name, *address) && !ending(&inputs, name, *address);
+                    let ends = ending(&inputs, &answer.node, *address);
+                    prop_assert!(!ends || !inputs.nodes.keys().any(|name| lasts(&name)));
+                    let steady = |name: &&String| {
+                        !inputs.nodes[*name].held_down
+                            && able(&inputs, name, *address)
+                            && ending(&inputs, name, *address) == ends
+                    };
                     prop_assert!(!inputs.nodes[&answer.node].held_down || !inputs.nodes.keys().any(|name| steady(&name)));
                 }
                 Err(_) => prop_assert!(!inputs.nodes.keys().any(|name| able(&inputs, name, *address)), "{address}"),

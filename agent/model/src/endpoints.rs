@@ -153,9 +153,14 @@ pub(crate) fn any(slices: &Slices) -> bool {
     usable(slices).next().is_some()
 }
 
-/// The nodes of endpoints that may get traffic.
-pub(crate) fn nodes(slices: &Slices) -> BTreeSet<Arc<str>> {
-    usable(slices).filter_map(|endpoint| endpoint.node.clone()).collect()
+/// The nodes of endpoints that may get traffic, and those of them where none is ready, for all are about to end.
+pub(crate) fn nodes(slices: &Slices) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>) {
+    let of = |endpoint: &EndpointInfo| endpoint.node.clone();
+    let nodes: BTreeSet<_> = usable(slices).filter_map(of).collect();
+    let ready = usable(slices).filter(|endpoint| endpoint.state == EndpointState::Ready);
+    let ready: BTreeSet<_> = ready.filter_map(of).collect();
+    let ending = nodes.difference(&ready).cloned().collect();
+    (nodes, ending)
 }
 
 /// Endpoints that may get traffic; with some that an address of a better state stands for, which is of the same Service.

@@ -46,6 +46,8 @@ pub struct Reach {
     pub local: bool,
     /// With that policy, the nodes of such endpoints; else empty.
     pub nodes: BTreeSet<Arc<str>>,
+    /// Those of `nodes` where all such endpoints are about to end.
+    pub ending: BTreeSet<Arc<str>>,
 }
 
 /// What one node should do with the cluster's Services.
@@ -157,8 +159,8 @@ impl Model {
     pub fn reach(&self, key: &ServiceKey) -> Option<Reach> {
         let Entry { service, slices } = self.services.get(key)?;
         let local = service.as_ref()?.info.external_local;
-        let nodes = if local { endpoints::nodes(slices) } else { BTreeSet::new() };
-        Some(Reach { endpoints: endpoints::any(slices), local, nodes })
+        let (nodes, ending) = if local { endpoints::nodes(slices) } else { Default::default() };
+        Some(Reach { endpoints: endpoints::any(slices), local, nodes, ending })
     }
 
     /// All Services, sorted.

@@ -37,10 +37,10 @@ fn key(name: &str) -> ServiceKey {
 
 /// A Service of pool `main` with an address.
 fn service(address: &str, reach: Reach) -> Announced {
-    let Reach { endpoints, local, nodes } = reach;
+    let Reach { endpoints, local, nodes, ending } = reach;
     let addresses = vec![ip(address)];
     let service = choice::Service { labels: BTreeMap::new(), pool: "main".into(), addresses, local, endpoints };
-    Announced { service, nodes }
+    Announced { service, nodes, ending }
 }
 
 fn anywhere() -> Reach {
@@ -154,7 +154,7 @@ fn nodes_that_may_not_and_services_that_are_elsewhere() {
     assert!(announcements.set_node(&excluded));
     assert!(!announcements.set_node(&excluded));
     assert_eq!(announcements.plan("n1")[0].reason, "no other node can");
-    let local = Reach { endpoints: true, local: true, nodes: BTreeSet::from(["n2".into()]) };
+    let local = Reach { endpoints: true, local: true, nodes: BTreeSet::from(["n2".into()]), ending: BTreeSet::new() };
     announcements.set_service(&key("web"), Some(service(ADDRESS, local)));
     assert_eq!(announcements.plan("n1"), []);
     assert!(announcements.remove_node("n2") && !announcements.remove_node("n2"));

@@ -32,8 +32,9 @@ impl Ahead {
         let path = workspace.log("ahead");
         let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let xtask = std::env::current_exe().context("this program's path")?;
-        let child = Command::new("chrt")
-            .args(["--idle", "0"])
+        // It does not outlive this process, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "chrt", "--idle", "0"])
             .arg(xtask)
             .args(["cluster", "build"])
             .args(PARTS)
@@ -42,7 +43,7 @@ impl Ahead {
             .stderr(log.try_clone().context("no log")?)
             .stdout(log)
             .spawn()
-            .context("cannot start chrt")?;
+            .context("cannot start setpriv")?;
         say(&format!("      parts of test clusters are built meanwhile; log: {}", path.display()));
         Ok(Self(child))
     }

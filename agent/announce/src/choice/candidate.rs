@@ -21,6 +21,9 @@ pub(super) struct Candidate {
 /// administrator prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
+    /// With traffic policy Local, each Service has an endpoint there that is not about to end. One that is serves still, but
+    /// when it has ended it is too late to look for another node.
+    pub lasting: bool,
     /// It is not held down.
     pub steady: bool,
     /// Its links have a connected prefix that holds the address.
@@ -94,7 +97,9 @@ impl<'a> Asked<'a> {
         }
         let advertisements: Vec<_> = selecting.iter().map(|(_, advertisements)| advertisements.as_slice()).collect();
         let (links, connected) = self.links(report, &advertisements)?;
-        let rank = Rank { steady: !node.held_down, connected, weight: weight(node, &advertisements) };
+        let ends = |wanted: &Wanted<'_>| wanted.service.local && report.ending.contains(wanted.key);
+        let lasting = !self.services.iter().any(ends);
+        let rank = Rank { lasting, steady: !node.held_down, connected, weight: weight(node, &advertisements) };
         Ok(Candidate { links, rank })
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! node ──────► out: the node answers for nothing (label, drain, taint, ...)
 //! candidate ─► for one address: the links a node would answer on, or what it lacks
-//! rank ──────► the best candidates: steady, connected, preferred
+//! rank ──────► the best candidates: with endpoints that last, steady, connected, preferred
 //! spread ────► one of the best for every address, evenly
 //! ```
 //!
@@ -54,8 +54,10 @@ pub struct Report {
     pub links: BTreeMap<String, Link>,
     /// Services that its kernel holds.
     pub programmed: BTreeSet<ServiceKey>,
-    /// Services of which a ready endpoint is on the node.
+    /// Services of which an endpoint is on the node that may get traffic.
     pub local: BTreeSet<ServiceKey>,
+    /// Those of them whose endpoints on the node are all about to end.
+    pub ending: BTreeSet<ServiceKey>,
 }
 
 /// A link of a node.

@@ -47,7 +47,7 @@ pub enum Silence {
     NoReport,
     /// Its kernel does not hold this Service.
     NotProgrammed(ServiceKey),
-    /// Traffic policy Local, and this Service has no ready endpoint there.
+    /// Traffic policy Local, and this Service has no endpoint there that may get traffic.
     NoLocalEndpoint(ServiceKey),
     /// It has no link at all.
     NoLink,
@@ -55,6 +55,8 @@ pub enum Silence {
     NoSuchLink,
     /// These links could answer, and are down.
     LinkDown(Vec<String>),
+    /// Traffic policy Local, and the endpoints there are about to end; those on the node that answers are not.
+    Ending(String),
     /// The node that answers is steady, this one waits.
     HeldDown(String),
     /// The node that answers has a connected prefix that holds the address, this one has not.
@@ -76,6 +78,9 @@ impl Silence {
     /// Why a node stands back behind the one that answers.
     pub(super) fn other(node: &str, best: Rank, own: Rank) -> Self {
         let node = node.to_owned();
+        if own.lasting != best.lasting {
+            return Self::Ending(node);
+        }
         if own.steady != best.steady {
             return Self::HeldDown(node);
         }
@@ -100,6 +105,7 @@ impl fmt::Display for Silence {
             Self::NoLink => f.write_str("it has no link to answer on"),
             Self::NoSuchLink => f.write_str("it has none of the interfaces that the L2Advertisements name"),
             Self::LinkDown(links) => write!(f, "down: {}", links.join(", ")),
+            Self::Ending(node) => write!(f, "its local endpoints are about to end; node {node} answers"),
             Self::HeldDown(node) => write!(f, "held down after it came back; node {node} answers"),
             Self::NotConnected(node) => {
                 write!(f, "no connected prefix holds the address; on node {node}, which answers, one does")
