@@ -159,7 +159,7 @@ impl Model {
     pub fn reach(&self, key: &ServiceKey) -> Option<Reach> {
         let Entry { service, slices } = self.services.get(key)?;
         let local = service.as_ref()?.info.external_local;
-        let (nodes, ending) = if local { endpoints::nodes(slices) } else { Default::default() };
+        let (nodes, ending) = if local { endpoints::nodes(slices) } else { (BTreeSet::new(), BTreeSet::new()) };
         Some(Reach { endpoints: endpoints::any(slices), local, nodes, ending })
     }
 
