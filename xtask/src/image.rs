@@ -63,7 +63,7 @@ pub fn usual(workspace: &Workspace) -> Result<Archive> {
 }
 
 /// Where the image is written unless another place is named.
-pub fn default_output(workspace: &Workspace) -> PathBuf {
+fn default_output(workspace: &Workspace) -> PathBuf {
     workspace.root.join("target/image/culvert.tar")
 }
 

@@ -140,7 +140,8 @@ pub fn required<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 
 fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
     let home = path.parent().context("no directory")?;
-    let _mine = exclusive(&home.parent().context("no directory")?.with_extension("lock"))?;
+    let builds = home.parent().context("no directory")?;
+    let _mine = exclusive(&builds.with_extension("lock"))?;
     if path.exists() {
         // Somebody else was at it.
         return Ok(());
@@ -153,7 +154,7 @@ fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
         let _ = fs::remove_dir_all(&unfinished);
     })?;
     fs::rename(&unfinished, home).with_context(|| format!("cannot create {}", home.display()))?;
-    prune(home.parent().context("no directory")?);
+    prune(builds);
     Ok(())
 }
 

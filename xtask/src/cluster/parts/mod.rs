@@ -22,7 +22,7 @@ pub use program::Program;
 pub use crate::oci::Archive;
 
 use crate::{
-    image as own, setup,
+    setup,
     step::alone,
     ui::{clock, say},
     workspace::Workspace,
@@ -99,7 +99,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let wanted: Vec<Image> = parts.iter().flat_map(|part| part.images()).copied().collect();
     let mut archives: Vec<Archive> = alone(workspace, "cluster images", LIMIT, |job| images(job, &wanted))?;
     if parts.contains(&Part::Agent) {
-        archives.push(own::usual(workspace)?);
+        archives.push(crate::image::usual(workspace)?);
     }
     for archive in archives {
         say(&format!("      {}  {}", archive.name, archive.path.display()));
