@@ -1,6 +1,7 @@
 //! Agents on the nodes of a lab, started as the DaemonSet starts them: in the node's network namespace and cgroup, with four
 //! capabilities and no more.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -209,6 +210,14 @@ impl Agent {
         let mut command = Command::new(&self.options.binary);
         command.args(words.split_whitespace()).args(["-o", "json", "--api-socket"]).arg(&self.paths.socket);
         self.host.run(|| json_of(&mut command))
+    }
+
+    /// What `culvert l2` says of an address.
+    pub fn layer2(&self, to: IpAddr) -> Result<Value> {
+        let all = self.cli_json("l2")?;
+        let addresses = all["addresses"].as_array().context("addresses")?;
+        let found = addresses.iter().find(|one| one["address"] == json!(to)).cloned();
+        found.with_context(|| format!("{to} is not in {all}"))
     }
 
     /// `kill -9`.

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -19,9 +20,13 @@ use crate::manifests::{Manifests, Service};
 use crate::matrix::{PORT, TARGET};
 use crate::neighbors::{arping, mac, neighbor, pings, pool, ranges};
 use crate::place::{Family, Place};
+use crate::process::eventually;
 use crate::scope::Scope;
 use crate::topology::{Node, quiet_ipv6};
 use crate::traffic::{Protocol, Server};
+
+/// How long a node may take to be heard.
+const SOON: Duration = Duration::from_mins(1);
 
 /// The network. Everything in it ends with it.
 #[derive(Debug)]
@@ -126,6 +131,21 @@ impl Segment {
     pub fn part(&self, node: usize, apart: bool) -> Result<()> {
         let bridge = if apart { "br1" } else { "br0" };
         self.fabric.ip_batch(&format!("link set n{} master {bridge} up\n", node + 1))
+    }
+
+    /// Waits until all agents hear a node (from 0) again, but its own.
+    pub fn heard(&self, node: usize, agents: &[Agent]) -> Result<()> {
+        let name = self.nodes.get(node).context("no such node")?.name();
+        eventually(&format!("{name} is heard again"), SOON, || {
+            for agent in agents.iter().filter(|agent| agent.node() != name) {
+                let said = agent.cli_json("l2")?;
+                let nodes = said["nodes"].as_array().context("no nodes")?;
+                if !nodes.iter().any(|node| node["name"] == name && node["alive"] == true) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
     }
 
     /// The link addresses of the nodes.

@@ -83,22 +83,6 @@ impl Stage {
         .with_context(|| self.logs())
     }
 
-    /// Waits until the others hear a node again.
-    fn heard(&self, node: usize) -> Result<()> {
-        let name = self.segment.nodes[node].name();
-        let others = || self.agents.iter().filter(|agent| agent.node() != name);
-        eventually(&format!("{name} is heard again"), SOON, || {
-            for agent in others() {
-                let said = agent.cli_json("l2")?;
-                let nodes = said["nodes"].as_array().context("no nodes")?;
-                if !nodes.iter().any(|node| node["name"] == name && node["alive"] == true) {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(()))
-        })
-    }
-
     fn logs(&self) -> String {
         let log = |agent: &Agent| {
             let said = agent.cli_json("l2").map_or_else(|error| format!("{error:#}"), |said| format!("{said:#}"));
@@ -128,7 +112,7 @@ fn of_three_nodes_each_has_its_share_and_one_that_is_off_loses_it() -> Result<()
     ensure!(count(&after, 1) == 3 && count(&after, 2) == 3, "{after:?}");
     // Back, it waits before it is given anything.
     stage.segment.cut(0, false)?;
-    stage.heard(0)?;
+    stage.segment.heard(0, &stage.agents)?;
     let back = stage.owners()?;
     ensure!(back == after, "{back:?} instead of {after:?}");
     eventually("n1 has its share again", SOON, || Ok((count(&stage.owners()?, 0) == 2).then_some(())))
@@ -277,10 +261,8 @@ fn a_neighbour_that_believes_nobody_loses_nothing_by_a_drain() -> Result<()> {
         let load = load.start(&stage.segment.client)?;
         stage.agents[owner].cli_json("drain")?;
         eventually("another node has it", SOON, || {
-            let said = stage.agents[(owner + 1) % 3].cli_json("l2")?;
-            let all = said["addresses"].as_array().context("no addresses")?;
-            let one = all.iter().find(|one| one["address"] == to.to_string()).context("no such address")?;
-            Ok((one["node"] != stage.agents[owner].node()).then_some(()))
+            let said = stage.agents[(owner + 1) % 3].layer2(to)?;
+            Ok((said["node"] != stage.agents[owner].node()).then_some(()))
         })?;
         std::thread::sleep(Duration::from_secs(2));
         let known = neighbor(stage.router(), "eth0", to)?;
@@ -309,7 +291,7 @@ fn a_neighbour_that_believes_nobody_finds_the_successor_by_itself() -> Result<()
             .with_context(|| stage.logs())?;
         ensure!(stage.segment.owner(to)? != Some(owner), "it does not answer");
         stage.segment.cut(owner, false)?;
-        stage.heard(owner)?;
+        stage.segment.heard(owner, &stage.agents)?;
     }
     Ok(())
 }

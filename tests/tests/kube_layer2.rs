@@ -139,11 +139,9 @@ impl Stage {
     /// Waits until `culvert l2` says something of an address.
     fn says(&self, to: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         self.told(eventually(&format!("culvert l2 of {to}"), LIMIT, || {
-            let all = self.agent.cli_json("l2")?;
-            let found = all["addresses"].as_array().into_iter().flatten().find(|one| one["address"] == to);
-            let found = found.with_context(|| format!("{to} is not in {all}"))?;
-            ensure!(wanted(found), "{found}");
-            Ok(Some(found.clone()))
+            let found = self.agent.layer2(to.parse()?)?;
+            ensure!(wanted(&found), "{found}");
+            Ok(Some(found))
         }))
     }
 
@@ -416,12 +414,7 @@ fn an_address_moves_while_there_is_no_api_server() -> Result<()> {
         answered(&segment.router.ask(&Ask::tcp((to, PORT)))?).with_context(logs)?;
         // One at a time: of three, two are a majority.
         segment.cut(owner, false)?;
-        eventually("it is heard again", LIMIT, || {
-            let said = agents[(owner + 1) % 3].cli_json("l2")?;
-            let nodes = said["nodes"].as_array().context("no nodes")?;
-            Ok(nodes.iter().all(|node| node["alive"] == true).then_some(()))
-        })
-        .with_context(logs)?;
+        segment.heard(owner, &agents).with_context(logs)?;
     }
     // Who answers now is written down as soon as there is somewhere to write.
     plane.start_api_server()?;

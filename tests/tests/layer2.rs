@@ -97,13 +97,6 @@ impl Segment {
     }
 }
 
-/// What `culvert l2` says of an address.
-fn told(agent: &Agent, to: IpAddr) -> Result<Value> {
-    let all = agent.cli_json("l2")?;
-    let addresses = all["addresses"].as_array().context("addresses")?;
-    addresses.iter().find(|one| one["address"] == json!(to)).cloned().with_context(|| format!("{to} is not in {all}"))
-}
-
 fn output(place: &Place, line: &str) -> Result<Output> {
     place.run(|| Ok(shell::split(line).output()?)).with_context(|| line.to_owned())
 }
@@ -150,7 +143,7 @@ fn reached(segment: &Segment) -> Result<()> {
         // An announcement may have come before the answer to a question.
         segment.forget(to)?;
         segment.reachable(to)?;
-        let told = told(&segment.agent, to)?;
+        let told = segment.agent.layer2(to)?;
         let link = &told["links"][0];
         ensure!(told["node"] == "n1" && told["services"] == json!(["default/web"]), "{told}");
         ensure!(link["interface"] == device && link["state"] == "announced" && link["rival"].is_null(), "{told}");
@@ -214,7 +207,7 @@ fn a_link_that_is_named_is_the_only_one() -> Result<()> {
             Ok((!pings(segment.router(), to)?).then_some(()))
         })?;
     }
-    let told = told(&segment.agent, near(Family::V4, 200))?;
+    let told = segment.agent.layer2(near(Family::V4, 200))?;
     let why = "it has none of the interfaces that the L2Advertisements name";
     ensure!(told["node"].is_null() && told["reason"] == why && told["links"] == json!([]), "{told}");
     let named = plan(&segment)?;
@@ -286,7 +279,7 @@ fn an_address_that_another_host_has_is_not_announced() -> Result<()> {
             Ok(told.then_some(()))
         })
         .with_context(|| segment.agent.log())?;
-        let told = told(&segment.agent, to)?;
+        let told = segment.agent.layer2(to)?;
         let link = &told["links"][0];
         ensure!(link["state"] == "taken" && link["rival"]["mac"] == theirs, "{told}");
         ensure!(pings(segment.router(), to)?, "{to}: its owner does not answer");
