@@ -95,7 +95,7 @@ impl<'a> Job<'a> {
     /// Says that a part is done, on the terminal too.
     pub fn report(&mut self, line: &str) {
         self.log.line(line);
-        self.progress.report(line);
+        say(&format!("      {line}"));
     }
 
     /// Counts tests that another runner than Rust's ran.

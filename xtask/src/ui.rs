@@ -1,18 +1,24 @@
-//! The terminal: one line that moves while something runs, plain lines where nobody watches.
+//! The terminal: a line that moves for each thing that runs, plain lines where nobody watches.
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Without a terminal, a sign of life this often.
 const HEARTBEAT: Duration = Duration::from_mins(1);
 
 /// Standard output belongs to somebody else.
 static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// The moving lines, one below the other.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Leaves standard output to a command's result, which is for programs; what is said from now on goes to standard error.
 pub fn leave_output() {
@@ -21,8 +27,8 @@ pub fn leave_output() {
 
 /// Writes one line to standard output. A reader that went away is no error.
 pub fn say(line: &str) {
-    let _ =
-        if QUIET.load(Ordering::Relaxed) { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") };
+    let quiet = QUIET.load(Ordering::Relaxed);
+    let _ = BARS.suspend(|| if quiet { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") });
 }
 
 /// Something that takes a while.
@@ -38,7 +44,7 @@ impl Progress {
     /// Shows that `name` has begun.
     pub fn begin(name: &str) -> Self {
         let terminal = io::stderr().is_terminal();
-        let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let bar = if terminal { BARS.add(ProgressBar::new_spinner()) } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}") {
             bar.set_style(style);
         }
@@ -61,11 +67,6 @@ impl Progress {
             self.spoke = Instant::now();
             say(&format!("      {} {}: {line}", self.name, clock(self.started.elapsed())));
         }
-    }
-
-    /// Something that is done while the rest goes on: a line that stays.
-    pub fn report(&self, line: &str) {
-        self.bar.suspend(|| say(&format!("      {line}")));
     }
 
     /// Replaces the moving line by its result; `mark` is a word of at most five letters.
