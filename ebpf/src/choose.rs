@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use culvert_abi::{
     Affinity, AffinityKey, Backend, Frontend, PAGE_SHIFT, PAGE_UNITS, Table, View, affinity, backend, maglev_size,
-    ticks,
+    ticks, view,
 };
 
 use crate::{clock, lookup::wide, maps};
@@ -98,7 +98,7 @@ pub fn choose<const W: usize>(
         return from_table(view.table, frontend.service, spot, attempt);
     }
     let now = clock::now();
-    let memory = if attempt == 0 { remembered(client, frontend, now) } else { Memory::Nothing };
+    let memory = if attempt == 0 { remembered(client, frontend, view, now) } else { Memory::Nothing };
     let spot = match memory {
         Memory::Backend(chosen) => return Some(chosen),
         Memory::Expired => spot.anew(),
@@ -113,7 +113,7 @@ pub fn choose<const W: usize>(
 
 /// The backend that a client had last, if it may have it again. Renews the row.
 #[inline(always)]
-fn remembered<const W: usize>(client: &AffinityKey, frontend: &Frontend, now: u32) -> Memory<W> {
+fn remembered<const W: usize>(client: &AffinityKey, frontend: &Frontend, view: &View, now: u32) -> Memory<W> {
     let Some(row) = maps::AFFINITY.get_ptr_mut(client) else { return Memory::Nothing };
     // SAFETY: the pointer is to a live row of plain data; a row reused meanwhile names another client's backend, and
     // `live` checks that it is one of this Service.
@@ -122,9 +122,21 @@ fn remembered<const W: usize>(client: &AffinityKey, frontend: &Frontend, now: u3
         return Memory::Expired;
     }
     let Some(chosen) = live(id, frontend.service, Some(generation)) else { return Memory::Nothing };
+    // It may live for the sake of another view of the Service: one of another traffic policy has another list.
+    if !listed(&chosen.backend, view) {
+        return Memory::Nothing;
+    }
     // SAFETY: as above; writing through the pointer keeps the row's place in the LRU, an update would evict others.
     unsafe { (*row).seen = now };
     Memory::Backend(chosen)
+}
+
+/// Whether a backend of a Service is in the list of one of its views.
+#[inline(always)]
+fn listed<const W: usize>(backend: &Backend<W>, view: &View) -> bool {
+    let absent =
+        if view.flags & view::LOCAL_LIST != 0 { backend::NOT_IN_LOCAL_LIST } else { backend::NOT_IN_CLUSTER_LIST };
+    backend.flags & absent == 0
 }
 
 /// Chooses from a table. A backend that died while its table is being replaced is passed over once.

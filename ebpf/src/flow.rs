@@ -2,7 +2,8 @@
 //!
 //! A flow has up to three rows (see `culvert_abi::role`), each of which holds the whole flow and so finds the others.
 //! Rows lie in `FLOWS_NEW` until the client speaks after a reply was seen, then in `FLOWS`: a flood of new flows
-//! evicts new flows only.
+//! evicts new flows only. Those of a closed flow lie in `FLOWS_NEW` again: what is over evicts no connection that lives,
+//! however long that is silent.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use culvert_abi::{Flow, FlowKey, config, flow, idle, proto, role, ticks};
@@ -255,7 +256,7 @@ pub fn backend_lives<const W: usize>(flow: &Flow<W>) -> bool {
     choose::live::<W>(flow.backend_id, flow.service, Some(flow.generation)).is_some()
 }
 
-/// Sets flags on both the row that was found (ORIGIN or PATH) and the other.
+/// Sets flags on both the row that was found (ORIGIN or PATH) and the other. A flow that they close is moved to `FLOWS_NEW`.
 #[inline(never)]
 pub fn mark<const W: usize>(row: &Row<W>, proto: u8, role: u8, flags: u32) {
     row.set(flags);
@@ -264,6 +265,9 @@ pub fn mark<const W: usize>(row: &Row<W>, proto: u8, role: u8, flags: u32) {
     }
     if migrating() {
         migrate::follow(row.flow(), proto);
+    }
+    if row.established && closed(row.flow().flags) {
+        move_rows(row, proto, role, false);
     }
 }
 
@@ -288,27 +292,35 @@ pub fn insert<const W: usize>(key: &FlowKey<W>, row: &Flow<W>, established: bool
     map.insert(key, row, NO_EXIST).is_ok()
 }
 
-/// Moves the rows of a flow from `FLOWS_NEW` to `FLOWS`.
+/// Moves the rows of a flow whose ORIGIN row was found from `FLOWS_NEW` to `FLOWS`.
 #[inline(never)]
 pub fn establish<const W: usize>(row: &Row<W>, proto: u8) {
-    move_row(row.flow(), proto, role::RETURN);
-    move_row(row.flow(), proto, role::PATH);
+    move_rows(row, proto, role::ORIGIN, true);
+}
+
+/// Moves the rows of a flow to `FLOWS`, or to `FLOWS_NEW`.
+#[inline(always)]
+fn move_rows<const W: usize>(row: &Row<W>, proto: u8, role: u8, established: bool) {
+    move_row(row.flow(), proto, role::RETURN, established);
+    move_row(row.flow(), proto, if role == role::ORIGIN { role::PATH } else { role::ORIGIN }, established);
     // The row that was found goes last: with it the others are found.
-    move_row(row.flow(), proto, role::ORIGIN);
+    move_row(row.flow(), proto, role, established);
 }
 
 #[inline(always)]
-fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8) {
+fn move_row<const W: usize>(flow: &Flow<W>, proto: u8, role: u8, established: bool) {
     if role == role::RETURN && flow.source_port == 0 {
         return;
     }
     let Some(key) = key_of(flow, proto, role, Slot::Here) else { return };
     let key = &*key;
-    let Some(row) = maps::flows_new::<W>().get_ptr_mut(key) else { return };
+    let (new, old) = (maps::flows_new::<W>(), maps::flows::<W>());
+    let (from, to) = if established { (new, old) } else { (old, new) };
+    let Some(row) = from.get_ptr_mut(key) else { return };
     // SAFETY: as in `Row::flow`; the map copies the value.
     let row = unsafe { &*row };
-    if maps::flows::<W>().insert(key, row, NO_EXIST).is_ok() {
-        let _ = maps::flows_new::<W>().remove(key);
+    if to.insert(key, row, NO_EXIST).is_ok() {
+        let _ = from.remove(key);
     }
 }
 

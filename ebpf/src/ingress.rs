@@ -90,10 +90,12 @@ fn decide<const W: usize, const HOOK: u8, const L3: u32>(skb: Skb, packet: &mut 
     }
 }
 
-/// What becomes of a packet to one of our addresses that has no tuple.
+/// What becomes of a packet to one of our addresses that has no tuple. A fragment that came before its first one is lost, unless the
+/// address is one of the node's links: what is no Service's there is for the stack, which puts fragments in order.
 #[inline(always)]
 fn unreadable(parsed: Parsed, meaning: u32) -> Outcome {
-    if parsed == Parsed::FragmentUnknown && meaning & (address::FRONTEND | address::LINGER) != 0 {
+    let served = meaning & (address::FRONTEND | address::LINGER) != 0 && meaning & address::SOURCE == 0;
+    if parsed == Parsed::FragmentUnknown && served {
         return Outcome::drop(Reason::FragmentUnknown);
     }
     if let Some(reason) = parsed.reason() {
@@ -155,7 +157,7 @@ fn follow<const W: usize>(packet: &mut Packet<W>) -> Option<Outcome> {
     if says & !row.flow().flags != 0 {
         mark(&row, proto, role::ORIGIN, says);
     }
-    if !row.established && row.has(flow::REPLIED) && !opens {
+    if !row.established && row.has(flow::REPLIED) && !opens && !closed(row.flow().flags) {
         establish(&row, proto);
     }
     Some(outcome)

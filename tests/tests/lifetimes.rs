@@ -273,3 +273,27 @@ fn a_cluster_ip_on_a_link_of_the_node_is_left_alone() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_silent_connection_outlives_thousands_that_come_and_go() -> Result<()> {
+    /// The fewest rows that the map can have (`culvert_dataplane::limits`); each connection here has three.
+    const ROWS: usize = 1_024;
+    let scenery = Scenery::new(PodLinks::Routed)?;
+    let service = everywhere("web", 1).ready("n2", &scenery.cast.c);
+    let mut options = Options::new(SocketMode::Host)?;
+    options.flags.push("--limit=flows=1".to_owned());
+    let stage = scenery.start(&options, [&service])?;
+    let (client, node) = (&stage.cluster.lab.client, &stage.cast.n1);
+    for family in Family::BOTH {
+        let to = (node.ip(family), node_port(1));
+        let mut silent = session(client, &Ask::tcp(to))?;
+        ensure!(answered(&silent.exchange())? == "c");
+        let cpus = std::thread::available_parallelism()?.get();
+        for _ in 0..ROWS * cpus {
+            ensure!(ask(client, to)? == "c");
+        }
+        let outcome = silent.exchange();
+        ensure!(outcome.server() == Some("c"), "{family:?}: {outcome}");
+    }
+    Ok(())
+}

@@ -47,6 +47,9 @@ fn the_programs_do_what_the_oracle_says() -> Result<()> {
     let [taken_over, beside] = player.makes_room();
     println!("  {taken_over} sources taken over, {beside} connections beside closed flows");
     ensure!((taken_over > 0 && beside > 0) || packets < ENOUGH, "no closed flow had to make room");
+    let elsewhere = player.elsewhere();
+    println!("  {elsewhere} clients whose last backend was in the list of another traffic policy");
+    ensure!(elsewhere > 0 || packets < ENOUGH, "no client changed between the lists of a Service");
     for (reason, count) in player.reasons() {
         println!("  {}: {count}", reason.name());
         // A generator that does not get there proves nothing. These two it cannot: the maps are large enough, and

@@ -156,6 +156,9 @@ pub struct FrontendPlan {
     /// Name of the Service port ("" if it has none). Not part of the JSON.
     #[serde(skip)]
     pub port_name: String,
+    /// The backends are the list of traffic policy Local, and that of policy Cluster is another one. Not part of the JSON.
+    #[serde(skip)]
+    pub policy_local: bool,
 }
 
 /// Layer-4 protocol.

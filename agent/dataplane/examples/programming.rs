@@ -116,6 +116,7 @@ fn plan(index: usize, kind: FrontendKind, endpoints: usize) -> ServicePlan {
         verdict: Verdict::Balance,
         backends: (0..endpoints).map(backend).collect(),
         port_name: String::from("http"),
+        policy_local: false,
     };
     ServicePlan {
         namespace: String::from("default"),

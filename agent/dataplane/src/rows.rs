@@ -90,6 +90,9 @@ pub struct ViewRows {
     pub flags: u8,
 }
 
+/// Bits that a backend has only where all lists with it agree.
+const UNANIMOUS: u16 = backend::TERMINATING | backend::NOT_IN_CLUSTER_LIST | backend::NOT_IN_LOCAL_LIST;
+
 /// The view of an audience that the plan does not speak of.
 const NOTHING: ViewRows = ViewRows { table: None, verdict: verdict::DROP, flags: 0 };
 
@@ -147,27 +150,40 @@ fn port_rows(plan: &ServicePlan, frontends: &[&FrontendPlan], own: &[IpAddr]) ->
 
 /// All backends of the frontends: each once, sorted. It is terminating only where every list says so.
 fn endpoints(frontends: &[&FrontendPlan]) -> Vec<Endpoint> {
-    let mut lists: Vec<&Arc<[BackendPlan]>> = frontends.iter().map(|plan| &plan.backends).collect();
+    let mut lists: Vec<&FrontendPlan> = frontends.iter().copied().filter(|plan| !plan.backends.is_empty()).collect();
     // Most frontends of a port share one list.
-    lists.sort_unstable_by_key(|list| Arc::as_ptr(list).addr());
-    lists.dedup_by(|next, kept| Arc::ptr_eq(next, kept));
-    let mut all: Vec<Endpoint> = lists.into_iter().flat_map(|list| list.iter().map(endpoint)).collect();
+    lists.sort_unstable_by_key(|plan| (Arc::as_ptr(&plan.backends).addr(), plan.policy_local));
+    lists.dedup_by_key(|plan| (Arc::as_ptr(&plan.backends).addr(), plan.policy_local));
+    // Without a second list nobody needs to know who is not in it. While the last view of a list goes over to the other
+    // one, all backends count for both.
+    let both = [true, false].iter().all(|local| lists.iter().any(|plan| plan.policy_local == *local));
+    let endpoints = lists.into_iter().flat_map(|list| {
+        let absent = match (both, list.policy_local) {
+            (false, _) => 0,
+            (true, true) => backend::NOT_IN_CLUSTER_LIST,
+            (true, false) => backend::NOT_IN_LOCAL_LIST,
+        };
+        list.backends.iter().map(move |plan| endpoint(plan, absent))
+    });
+    let mut all: Vec<Endpoint> = endpoints.collect();
     all.sort_unstable_by_key(|endpoint| endpoint.at);
     all.dedup_by(|next, kept| {
         let same = next.at == kept.at;
         if same {
-            let terminating = next.flags & kept.flags & backend::TERMINATING;
-            kept.flags = (next.flags | kept.flags) & !backend::TERMINATING | terminating;
+            let agreed = next.flags & kept.flags & UNANIMOUS;
+            kept.flags = (next.flags | kept.flags) & !UNANIMOUS | agreed;
         }
         same
     });
     all
 }
 
-fn endpoint(plan: &BackendPlan) -> Endpoint {
+/// A backend of a list; `absent` are the lists that it is not in, as far as this one knows.
+fn endpoint(plan: &BackendPlan, absent: u16) -> Endpoint {
     let local = if plan.local { backend::LOCAL } else { 0 };
     let terminating = if plan.state == BackendState::Terminating { backend::TERMINATING } else { 0 };
-    Endpoint { at: At { address: plan.address, port: plan.port }, flags: backend::ALIVE | local | terminating }
+    let flags = backend::ALIVE | local | terminating | absent;
+    Endpoint { at: At { address: plan.address, port: plan.port }, flags }
 }
 
 /// The different lists of a port, while its frontends are read.
@@ -190,12 +206,13 @@ impl Tables {
             Verdict::Balance | Verdict::Reject => verdict::REJECT,
             Verdict::Drop => verdict::DROP,
         };
-        let flags = match plan.client_address {
+        let client = match plan.client_address {
             ClientAddress::Kept => 0,
             ClientAddress::Replaced => view::REPLACE_CLIENT,
         };
+        let list = if plan.policy_local { view::LOCAL_LIST } else { 0 };
         let table = (verdict == verdict::BALANCE).then(|| self.list(plan));
-        ViewRows { table, verdict, flags }
+        ViewRows { table, verdict, flags: client | list }
     }
 
     fn list(&mut self, plan: &FrontendPlan) -> usize {

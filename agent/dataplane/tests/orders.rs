@@ -110,12 +110,12 @@ fn plan(index: usize, spec: &Spec, taken: &mut HashSet<(usize, u16, Protocol)>) 
         let (address, kind) = ADDRESSES[front.address];
         let address: IpAddr = address.parse().unwrap();
         let all = backends(address, &spec.backends, spec.terminating);
-        let local: Vec<u8> = front.local.iter().copied().filter(|n| spec.backends.contains(n)).collect();
-        let local = backends(address, &local, spec.terminating);
+        let local = backends(address, &front.local, spec.terminating);
         let range = if address.is_ipv4() { "198.51.100.0/24" } else { "2001:db8:1::/48" };
         let row = |audience, backends: &[BackendPlan]| FrontendPlan {
             protocol: front.protocol,
             audience,
+            policy_local: audience == Audience::External,
             source_ranges: if front.ranged { vec![range.parse().unwrap()] } else { vec![] },
             affinity_seconds: front.affinity.then_some(10_800),
             client_address: if front.replaced { ClientAddress::Replaced } else { ClientAddress::Kept },
@@ -152,11 +152,30 @@ fn backends(family_of: IpAddr, numbers: &[u8], terminating: bool) -> Vec<Backend
 
 // ===== what the plans mean, said once more =====
 
+/// The lists of each Service port, by its identity and by traffic policy; those of its frontends are taken together.
+type Lists = BTreeMap<(u64, bool), BTreeSet<At>>;
+
+fn lists(plans: &Moment) -> Lists {
+    let mut lists = Lists::new();
+    for plan in plans.iter().flatten() {
+        for row in plan.frontends.iter().filter(|row| !row.backends.is_empty()) {
+            lists.entry((port(plan, row), row.policy_local)).or_default().extend(row.backends.iter().map(place));
+        }
+    }
+    lists
+}
+
+fn port(plan: &ServicePlan, row: &FrontendPlan) -> u64 {
+    identity(plan, &row.port_name, row.protocol, Family::of(row.address))
+}
+
 fn expected(plans: &Moment) -> State {
+    let lists = lists(plans);
     let mut state = State::default();
     for plan in plans.iter().flatten() {
         for row in &plan.frontends {
             let at = FrontendAt { address: row.address, port: row.port, proto: protocol_number(row.protocol) };
+            let flags = |backend: &BackendPlan| flags(backend, port(plan, row), &lists);
             let nothing = View { verdict: verdict::DROP, flags: 0, backends: vec![], slots: vec![] };
             let meaning = state.frontends.entry(at).or_insert_with(|| Meaning {
                 flags: match row.kind {
@@ -176,13 +195,11 @@ fn expected(plans: &Moment) -> State {
             };
             for audience in audiences {
                 let refused_host = audience == audience::HOST && !row.source_ranges.is_empty();
-                meaning.views[audience] = if refused_host { nothing.clone() } else { expected_view(row) };
+                meaning.views[audience] = if refused_host { nothing.clone() } else { expected_view(row, flags) };
             }
             *state.addresses.entry(row.address).or_default() |= address::FRONTEND;
-            let family = Family::of(row.address);
             for backend in row.backends.iter() {
-                let identity = identity(plan, &row.port_name, row.protocol, family);
-                state.alive.insert((identity, place(backend), flags(backend)));
+                state.alive.insert((port(plan, row), place(backend), flags(backend)));
             }
         }
         for address in &plan.refused {
@@ -192,14 +209,16 @@ fn expected(plans: &Moment) -> State {
     state
 }
 
-fn expected_view(row: &FrontendPlan) -> View {
+fn expected_view(row: &FrontendPlan, flags: impl Fn(&BackendPlan) -> u16) -> View {
     let members: Vec<Member> =
         row.backends.iter().map(|b| Member { address: b.address, port: b.port, weight: 1 }).collect();
     let class = if row.kind == FrontendKind::ClusterIP { 0 } else { maglev::class(members.len()) };
     let slots = maglev::slots(&members, MAGLEV_SIZES[usize::from(class)]);
+    let client = if row.client_address == ClientAddress::Replaced { view::REPLACE_CLIENT } else { 0 };
+    let list = if row.policy_local { view::LOCAL_LIST } else { 0 };
     View {
         verdict: if row.verdict == Verdict::Balance { verdict::BALANCE } else { verdict::REJECT },
-        flags: if row.client_address == ClientAddress::Replaced { view::REPLACE_CLIENT } else { 0 },
+        flags: client | list,
         backends: row.backends.iter().map(|b| (place(b), flags(b))).collect(),
         slots: slots.into_iter().map(|slot| place(&row.backends[usize::from(slot)])).collect(),
     }
@@ -209,10 +228,15 @@ fn place(backend: &BackendPlan) -> At {
     At { address: backend.address, port: backend.port }
 }
 
-fn flags(plan: &BackendPlan) -> u16 {
+fn flags(plan: &BackendPlan, port: u64, lists: &Lists) -> u16 {
     let local = if plan.local { backend::LOCAL } else { 0 };
     let terminating = if plan.state == BackendState::Terminating { backend::TERMINATING } else { 0 };
-    backend::ALIVE | local | terminating
+    let absent = |policy_local, bit| match lists.get(&(port, policy_local)) {
+        Some(list) if !list.contains(&place(plan)) => bit,
+        _ => 0,
+    };
+    let absent = absent(false, backend::NOT_IN_CLUSTER_LIST) | absent(true, backend::NOT_IN_LOCAL_LIST);
+    backend::ALIVE | local | terminating | absent
 }
 
 // ===== the run =====

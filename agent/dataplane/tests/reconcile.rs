@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use culvert_abi::{address, audience, verdict};
+use culvert_abi::{address, audience, backend, verdict, view};
 use culvert_api::plan::{Audience, FrontendKind, ServicePlan, Verdict};
 use culvert_dataplane::{
     codec::{self, Family},
@@ -135,6 +135,68 @@ fn three_audiences_three_views() {
     assert_eq!(views[audience::EXTERNAL].verdict, verdict::DROP);
 }
 
+/// A Service whose ClusterIP has the cluster list, and its LoadBalancer address the local list.
+fn two_lists(cluster: &[u8], local: &[u8]) -> ServicePlan {
+    let list = |numbers: &[u8]| backends(numbers.iter().copied());
+    let mut plan = service("local");
+    plan.frontends = vec![
+        frontend(FrontendKind::ClusterIP, "10.96.0.1", 80, &list(cluster)),
+        frontend(FrontendKind::LoadBalancer, "203.0.113.7", 80, &list(local)),
+    ];
+    plan.frontends[1].policy_local = true;
+    plan
+}
+
+/// What the rows of all backends say beside that they are alive, by address.
+fn absent(reconciler: &Reconciler<FakeStore>) -> Vec<u16> {
+    state(reconciler.store()).alive.iter().map(|(_, _, flags)| flags & !backend::ALIVE).collect()
+}
+
+#[test]
+fn a_backend_says_in_which_list_it_is_not() {
+    const CLUSTER: u16 = backend::NOT_IN_CLUSTER_LIST;
+    const LOCAL: u16 = backend::NOT_IN_LOCAL_LIST;
+    let mut reconciler = fresh();
+    let cases: [(&[u8], &[u8], &[u16]); 6] = [
+        (&[1, 2], &[2, 3], &[LOCAL, 0, CLUSTER]),
+        // It leaves one list, stays in the other, and comes back.
+        (&[1, 2], &[3], &[LOCAL, LOCAL, CLUSTER]),
+        (&[1, 2], &[2, 3], &[LOCAL, 0, CLUSTER]),
+        // With one list there is nothing to say.
+        (&[1, 2], &[], &[0, 0]),
+        (&[], &[2, 3], &[0, 0]),
+        (&[1, 2], &[1, 2], &[0, 0]),
+    ];
+    for (cluster, local, wanted) in cases {
+        reconciler.upsert(&two_lists(cluster, local), at(0)).unwrap();
+        assert_eq!(absent(&reconciler), wanted, "{cluster:?} {local:?}");
+        assert_eq!(reconciler.drift().unwrap(), vec![], "{cluster:?} {local:?}");
+    }
+    let state = state(reconciler.store());
+    let lists = state.frontends.values().map(|row| row.views[audience::EXTERNAL].flags & view::LOCAL_LIST);
+    assert_eq!(lists.collect::<Vec<u8>>(), [0, view::LOCAL_LIST]);
+}
+
+#[test]
+fn rows_of_an_agent_that_did_not_know_the_lists_are_written_anew() {
+    let plan = two_lists(&[1, 2], &[2, 3]);
+    let mut first = fresh();
+    first.upsert(&plan, at(0)).unwrap();
+    let wanted = absent(&first);
+    let mut store = first.into_store();
+    for (map, key, value) in rows(&store) {
+        if map == Family::V4.backends() {
+            let row = codec::decode_backend(Family::V4, &value);
+            let flags = row.flags & !(backend::NOT_IN_CLUSTER_LIST | backend::NOT_IN_LOCAL_LIST);
+            store.put(map, &key, &codec::backend_value(codec::BackendRow { flags, ..row })).unwrap();
+        }
+    }
+    let mut second = Reconciler::restore(store, at(10)).unwrap();
+    assert_eq!(absent(&second), [0, 0, 0]);
+    second.upsert(&plan, at(10)).unwrap();
+    assert_eq!(absent(&second), wanted);
+}
+
 #[test]
 fn source_ranges_admit_the_host_if_an_address_of_the_node_is_inside() {
     let mut reconciler = fresh();
@@ -224,6 +286,20 @@ fn a_full_map_is_an_error_of_one_service_and_costs_it_nothing() {
     let tried = reconciler.retry(at(3));
     assert!(tried.len() == 1 && tried[0].1.is_ok(), "{tried:?}");
     assert_eq!(state(reconciler.store()).frontends.len(), 2);
+}
+
+#[test]
+fn a_list_whose_members_no_slot_can_name_is_an_error() {
+    let mut reconciler =
+        Reconciler::restore(FakeStore::new(Sizes { backends: 131_072, ..Sizes::default() }), at(0)).unwrap();
+    for count in [65_536_u32, 65_537] {
+        let address = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+        let backends: Vec<_> = (0..count).map(|n| support::backend_plan(address(n), 8080)).collect();
+        let mut plan = service("web");
+        plan.frontends = vec![frontend(FrontendKind::NodePort, "192.0.2.1", 30080, &backends)];
+        let error = reconciler.upsert(&plan, at(0)).unwrap_err();
+        assert!(matches!(error.cause, Cause::List { count: found } if found == count as usize), "{error:?}");
+    }
 }
 
 #[test]

@@ -37,16 +37,18 @@ pub(crate) struct Outcome {
     topology: Topology,
     client_address: ClientAddress,
     backends: Arc<[BackendPlan]>,
+    policy_local: bool,
 }
 
 impl Outcome {
     fn refuse(verdict: Verdict) -> Self {
-        Self { verdict, topology: Topology::None, client_address: ClientAddress::Kept, backends: Arc::default() }
+        let backends = Arc::default();
+        Self { verdict, topology: Topology::None, client_address: ClientAddress::Kept, backends, policy_local: false }
     }
 
     fn cluster(endpoints: &Endpoints, client_address: ClientAddress) -> Self {
         let (topology, backends) = (endpoints.topology, endpoints.cluster.clone());
-        Self { verdict: Verdict::Balance, topology, client_address, backends }
+        Self { verdict: Verdict::Balance, topology, client_address, backends, policy_local: false }
     }
 
     fn local(endpoints: &Endpoints, client_address: ClientAddress) -> Self {
@@ -54,7 +56,9 @@ impl Outcome {
             return Self::refuse(Verdict::Drop);
         }
         let backends = endpoints.local.clone();
-        Self { verdict: Verdict::Balance, topology: Topology::None, client_address, backends }
+        // Where both policies have the same list, it is one: audiences that get the same share a row.
+        let policy_local = endpoints.local != endpoints.cluster;
+        Self { verdict: Verdict::Balance, topology: Topology::None, client_address, backends, policy_local }
     }
 }
 
@@ -104,5 +108,6 @@ pub(crate) fn rows(frontend: Frontend, gate: &Gate, outcomes: [Outcome; 3]) -> i
         verdict: outcome.verdict,
         backends: outcome.backends,
         port_name: frontend.port_name.to_owned(),
+        policy_local: outcome.policy_local,
     })
 }

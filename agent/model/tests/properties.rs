@@ -169,6 +169,10 @@ fn check_node(plan: &NodePlan) -> Result<(), TestCaseError> {
 
 fn check_row(row: &FrontendPlan, node: &str) -> Result<(), TestCaseError> {
     prop_assert_eq!(row.verdict == Verdict::Balance, !row.backends.is_empty());
+    if row.policy_local {
+        prop_assert_eq!(row.verdict, Verdict::Balance);
+        prop_assert!(row.backends.iter().all(|backend| backend.local));
+    }
     prop_assert!(row.port != 0 && !row.address.is_loopback() && !row.address.is_unspecified());
     prop_assert!(row.source_ranges.is_sorted_by(|a, b| a < b));
     for range in &row.source_ranges {

@@ -124,6 +124,7 @@ mod tests {
             verdict,
             backends: vec![].into(),
             port_name: String::new(),
+            policy_local: false,
         };
         ServicePlan {
             namespace: "shop".into(),

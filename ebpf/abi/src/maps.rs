@@ -100,6 +100,8 @@ pub mod verdict {
 pub mod view {
     /// The client's address is replaced when the chosen backend is not local (`clientAddress: replaced`).
     pub const REPLACE_CLIENT: u8 = 1;
+    /// The table is the list of traffic policy Local; else it is that of policy Cluster.
+    pub const LOCAL_LIST: u8 = 1 << 1;
 }
 
 // ===== tables =====
@@ -183,6 +185,11 @@ pub mod backend {
     pub const LOCAL: u16 = 1 << 1;
     /// It is terminating, and serves still.
     pub const TERMINATING: u16 = 1 << 2;
+    /// Views of the Service port without [`super::view::LOCAL_LIST`] do not have it in their list. These two say what is
+    /// not: rows of an agent that did not know them are in every list, as they were for its programs.
+    pub const NOT_IN_CLUSTER_LIST: u16 = 1 << 3;
+    /// Views with [`super::view::LOCAL_LIST`] do not have it in their list.
+    pub const NOT_IN_LOCAL_LIST: u16 = 1 << 4;
 }
 
 // ===== policy =====

@@ -33,7 +33,7 @@ pub struct Flow {
     pub flags: u32,
     /// What the client sent and what it was sent back.
     pub directions: [Direction; 2],
-    /// The client spoke after a reply.
+    /// The client spoke after a reply, and it is not closed.
     pub established: bool,
 }
 
@@ -120,6 +120,8 @@ impl Flow {
         if says.reset {
             self.flags |= flow::RESET;
         }
+        // What is over makes room for what lives.
+        self.established &= !self.closed();
     }
 }
 

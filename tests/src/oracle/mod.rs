@@ -110,6 +110,8 @@ pub struct Oracle {
     pub taken_over: u64,
     /// How often a connection showed that it is none of the closed flow that it looked like.
     pub beside: u64,
+    /// How often a client's last backend was alive, and not in the list that the client asked.
+    pub elsewhere: u64,
     /// Counters of Services.
     pub services: BTreeMap<u32, ServiceCounters>,
     /// Counters of backends.
@@ -151,6 +153,7 @@ impl Oracle {
             unsure: 0,
             taken_over: 0,
             beside: 0,
+            elsewhere: 0,
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             ports,
@@ -190,7 +193,9 @@ impl Oracle {
         match (unread, meaning) {
             (Unread::Malformed, Some(_)) => count(Reason::Malformed),
             (Unread::TooManyExtensions, Some(_)) => count(Reason::TooManyExtensions),
-            (Unread::Later(_), Some(meaning)) if meaning & (address::FRONTEND | address::LINGER) != 0 => {
+            (Unread::Later(_), Some(meaning))
+                if meaning & (address::FRONTEND | address::LINGER) != 0 && meaning & address::SOURCE == 0 =>
+            {
                 count(Reason::FragmentUnknown);
                 return Verdict::Drop;
             }
@@ -312,7 +317,7 @@ impl Oracle {
         if !matches!(packet.kind, Kind::Error { .. }) {
             let bytes = ip_length(packet);
             flow.pass(Side::Client, packet.says, bytes, now);
-            if flow.is(flow::REPLIED) && !packet.says.open {
+            if flow.is(flow::REPLIED) && !packet.says.open && !flow.closed() {
                 flow.established = true;
             }
             let counters = self.services.entry(flow.service).or_insert(ServiceCounters::zeroed());
@@ -404,21 +409,23 @@ impl Oracle {
     }
 
     /// Whom the n-th attempt may yield.
-    fn offer(&self, packet: &Packet, frontend: &Frontend, view: View, attempt: usize) -> Offer {
+    fn offer(&mut self, packet: &Packet, frontend: &Frontend, view: View, attempt: usize) -> Offer {
         let Tuple { src, dst, proto } = packet.tuple;
+        let table = self.world.tables.get(&view.table).filter(|table| !table.list.is_empty());
         let mut by_client = frontend.affinity != 0;
         if attempt == 0
             && by_client
-            && let Some((id, generation, seen)) = self.affinity.get(&(src.ip(), frontend.service))
+            && let Some((id, generation, seen)) = self.affinity.get(&(src.ip(), frontend.service)).copied()
         {
             by_client = self.now - seen < u64::from(frontend.affinity) * 1000;
-            if by_client && self.lives(*id, frontend.service, Some(*generation)) {
-                return Offer::One(Some(*id));
+            if by_client && self.lives(id, frontend.service, Some(generation)) {
+                if table.is_some_and(|table| table.list.contains(&id)) {
+                    return Offer::One(Some(id));
+                }
+                self.elsewhere += 1;
             }
         }
-        let Some(table) = self.world.tables.get(&view.table).filter(|table| !table.list.is_empty()) else {
-            return Offer::One(None);
-        };
+        let Some(table) = table else { return Offer::One(None) };
         let count = table.list.len();
         let at = |index: usize| {
             let pair = [table.list[(index + attempt) % count], table.list[(index + attempt + 1) % count]];

@@ -102,6 +102,11 @@ impl Player {
         [self.oracle.taken_over, self.oracle.beside]
     }
 
+    /// How often a client's last backend was not in the list that the client asked.
+    pub fn elsewhere(&self) -> u64 {
+        self.oracle.elsewhere
+    }
+
     /// How often each reason was met.
     pub fn reasons(&self) -> Vec<(Reason, u64)> {
         let count = |reason: Reason| self.oracle.reasons.get(&(reason as u8)).copied().unwrap_or(0);

@@ -77,6 +77,9 @@ pub fn node(family: Family) -> IpAddr {
     ip(family, group::NODE, 1)
 }
 
+/// What is added to a Service's id for the table of its local list.
+const LOCAL_TABLES: u32 = 1_000;
+
 /// A Service of the scene.
 struct Kind {
     /// The n-th local (`true`) or remote backends.
@@ -91,6 +94,10 @@ struct Kind {
 enum Audiences {
     /// All balance; strangers have their address replaced.
     All,
+    /// All balance, at the ClusterIP over the local list. The last backend, a local one, is in that list alone.
+    InternalLocal,
+    /// All balance, strangers over the local list, but at the ClusterIP. The last backend is in that list alone.
+    ExternalLocal,
     /// Pods balance, the rest is dropped.
     Pods,
     Reject,
@@ -102,7 +109,11 @@ enum Audiences {
 
 const PLAIN: Kind = Kind { backends: &[], class: 0, affinity: 0, ranges: 0, audiences: Audiences::All };
 
-const KINDS: [Kind; 16] = [
+/// Two remote backends, a local one of both lists, and one of the local list alone.
+const TWO_LISTS: Kind =
+    Kind { backends: &[(true, 1), (false, 1), (false, 2), (true, 3)], class: 1, affinity: 60, ..PLAIN };
+
+const KINDS: [Kind; 18] = [
     Kind { backends: &[(true, 1)], ..PLAIN },
     Kind { backends: &[(false, 1)], ..PLAIN },
     Kind { backends: &[(true, 1), (false, 1), (true, 2), (false, 2), (false, 3)], class: 1, ..PLAIN },
@@ -119,10 +130,12 @@ const KINDS: [Kind; 16] = [
     Kind { backends: &[(true, 1), (true, 2)], class: 1, ..PLAIN },
     Kind { backends: &[(false, 1), (false, 2), (false, 3)], class: 1, ..PLAIN },
     Kind { backends: &[(true, 2)], ..PLAIN },
+    Kind { audiences: Audiences::InternalLocal, ..TWO_LISTS },
+    Kind { audiences: Audiences::ExternalLocal, ..TWO_LISTS },
 ];
 
 impl Scene {
-    /// The backends of a frontend.
+    /// The backends of a frontend's Service, but for one that is in its local list alone.
     pub fn backends_of(&self, frontend: SocketAddr, proto: u8) -> &[u32] {
         let table = self.world.frontends.get(&(frontend, proto)).and_then(|row| self.world.tables.get(&row.service));
         table.map_or(&[], |table| &table.list)
@@ -161,7 +174,8 @@ pub fn scene() -> Scene {
 }
 
 fn add(scene: &mut Scene, family: Family, proto: u8, n: u8, service: u32, kind: &Kind) {
-    let mut list = Vec::new();
+    let two_lists = matches!(kind.audiences, Audiences::InternalLocal | Audiences::ExternalLocal);
+    let (mut list, mut local_list) = (Vec::new(), Vec::new());
     for (i, (local, backend)) in kind.backends.iter().enumerate() {
         let group = if *local { group::LOCAL } else { group::REMOTE };
         let at = SocketAddr::new(ip(family, group, *backend), 8080);
@@ -170,22 +184,34 @@ fn add(scene: &mut Scene, family: Family, proto: u8, n: u8, service: u32, kind: 
             row.flags &= !backend::LOCAL;
         }
         let id = service * 8 + i as u32;
+        if two_lists && i + 1 == kind.backends.len() {
+            row.flags |= backend::NOT_IN_CLUSTER_LIST;
+        } else {
+            list.push(id);
+        }
+        if *local {
+            local_list.push(id);
+        } else if two_lists {
+            row.flags |= backend::NOT_IN_LOCAL_LIST;
+        }
         scene.world.backends.insert(id, row);
-        list.push(id);
     }
+    let table = |list: &[u32]| if kind.class == 0 { Table::list(list) } else { Table::maglev(list, kind.class) };
     if !matches!(kind.audiences, Audiences::NoTable) {
-        let table = if kind.class == 0 { Table::list(&list) } else { Table::maglev(&list, kind.class) };
-        scene.world.tables.insert(service, table);
+        scene.world.tables.insert(service, table(&list));
+    }
+    if two_lists {
+        scene.world.tables.insert(service + LOCAL_TABLES, table(&local_list));
     }
     let balance = View::table(service);
     let mut frontend = Frontend::new(service, balance);
     frontend.affinity = kind.affinity;
     frontend.ranges = kind.ranges;
     frontend.views = match kind.audiences {
-        Audiences::All | Audiences::NoTable | Audiences::Empty => [balance, balance, View { replace: true, ..balance }],
         Audiences::Pods => [balance, View::DROP, View::DROP],
         Audiences::Reject => [View::REJECT; 3],
         Audiences::Drop => [View::DROP; 3],
+        _ => [balance, balance, View { replace: true, ..balance }],
     };
     // Everyone has a ClusterIP and an external address of its own; all share the node's address.
     let cluster = SocketAddr::new(ip(family, group::CLUSTER, n), 80);
@@ -200,6 +226,17 @@ fn add(scene: &mut Scene, family: Family, proto: u8, n: u8, service: u32, kind: 
     // The external address keeps the client's.
     if let Some(frontend) = scene.world.frontends.get_mut(&(external, proto)) {
         frontend.views[audience::EXTERNAL].replace = false;
+    }
+    let here = View { local_list: true, ..View::table(service + LOCAL_TABLES) };
+    let over_local = match kind.audiences {
+        Audiences::InternalLocal => vec![(cluster, [here, here, View { replace: true, ..here }])],
+        Audiences::ExternalLocal => [external, port].map(|name| (name, [balance, balance, here])).to_vec(),
+        _ => vec![],
+    };
+    for (name, views) in over_local {
+        if let Some(frontend) = scene.world.frontends.get_mut(&(name, proto)) {
+            frontend.views = views;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{CgroupAttachMode, Program};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
-use culvert_abi::{AnnouncedCounters, AnnouncedKey, Config, FrontendKey, Reason, ServiceCounters, V4, V6};
+use culvert_abi::{AnnouncedCounters, AnnouncedKey, Config, FrontendKey, Reason, ServiceCounters, V4, V6, view};
 use culvert_dataplane::object::OBJECT;
 
 use super::{Announced, Backend, Frontend, Link, View, World, slab};
@@ -297,11 +297,10 @@ pub fn words<const W: usize>(ip: IpAddr) -> Result<[u32; W]> {
 }
 
 fn frontend_row(frontend: &Frontend) -> culvert_abi::Frontend {
-    let view = |view: View| culvert_abi::View {
-        table: view.table,
-        verdict: view.verdict,
-        flags: if view.replace { culvert_abi::view::REPLACE_CLIENT } else { 0 },
-        zero: 0,
+    let row = |of: View| {
+        let client = if of.replace { view::REPLACE_CLIENT } else { 0 };
+        let list = if of.local_list { view::LOCAL_LIST } else { 0 };
+        culvert_abi::View { table: of.table, verdict: of.verdict, flags: client | list, zero: 0 }
     };
     culvert_abi::Frontend {
         identity: u64::from(frontend.service),
@@ -309,7 +308,7 @@ fn frontend_row(frontend: &Frontend) -> culvert_abi::Frontend {
         affinity_seconds: frontend.affinity,
         ranges: frontend.ranges,
         flags: culvert_abi::frontend::CLUSTER_IP,
-        views: frontend.views.map(view),
+        views: frontend.views.map(row),
     }
 }
 

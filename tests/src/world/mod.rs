@@ -69,6 +69,8 @@ pub struct View {
     pub table: u32,
     /// The client's address is replaced if the backend is not local.
     pub replace: bool,
+    /// The table is the list of traffic policy Local.
+    pub local_list: bool,
 }
 
 /// A backend list and its slots.
@@ -113,14 +115,15 @@ pub struct Link {
 impl View {
     /// Balances over a table.
     pub fn table(table: u32) -> Self {
-        Self { verdict: culvert_abi::verdict::BALANCE, table, replace: false }
+        Self { verdict: culvert_abi::verdict::BALANCE, table, replace: false, local_list: false }
     }
 
     /// Refuses.
-    pub const REJECT: Self = Self { verdict: culvert_abi::verdict::REJECT, table: 0, replace: false };
+    pub const REJECT: Self =
+        Self { verdict: culvert_abi::verdict::REJECT, table: 0, replace: false, local_list: false };
 
     /// Drops.
-    pub const DROP: Self = Self { verdict: culvert_abi::verdict::DROP, table: 0, replace: false };
+    pub const DROP: Self = Self { verdict: culvert_abi::verdict::DROP, ..Self::REJECT };
 }
 
 impl Frontend {

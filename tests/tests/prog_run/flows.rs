@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use culvert_abi::{BackendCounters, Flow, FlowKey, Reason, backend, flow, idle, proto, role};
 use culvert_tests::fixture::{Body, Packet, Programs, Story, fin, nets, rst, syn, tcp, tcp_ack, udp, words4, words6};
+use culvert_tests::world::{Backend, Table, View};
 
 use super::{DATA, Make, TCP_SYN, UDP, at, rows};
 
@@ -31,6 +32,57 @@ fn a_client_of_an_affine_service_stays() -> Result<()> {
         }
         // 20 clients among 4 backends: one is met by nobody once in 80 runs, two are once in 10^5.
         ensure!(ports.len() >= 3 && ports.iter().all(|port| (8084..8088).contains(port)), "{ports:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_of_an_affine_service_leaves_a_backend_that_is_not_in_the_list() -> Result<()> {
+    const SERVICE: u32 = 6;
+    const CLUSTER: u16 = backend::NOT_IN_CLUSTER_LIST;
+    const LOCAL: u16 = backend::NOT_IN_LOCAL_LIST;
+    let mut programs = Programs::load()?;
+    for net in nets() {
+        let mut port = 40_000;
+        // Each time a new connection of the same client; the port of its backend.
+        let mut served = |programs: &mut Programs| -> Result<u16> {
+            port += 1;
+            let seen = programs.run("node_ingress", &syn(at(net.client, port), at(net.vip, 84)).frame(false))?;
+            let dport = if net.client.is_ipv4() { 14 + 22 } else { 14 + 42 };
+            Ok(u16::from_be_bytes([seen.bytes[dport], seen.bytes[dport + 1]]))
+        };
+        for (local_list, not_here, not_elsewhere) in [(false, CLUSTER, LOCAL), (true, LOCAL, CLUSTER)] {
+            let mut world = net.world();
+            for frontend in world.frontends.values_mut().filter(|frontend| frontend.service == SERVICE) {
+                frontend.views = frontend.views.map(|view| View { local_list, ..view });
+            }
+            programs.reset(&world)?;
+            let first = served(&mut programs)?;
+            let found = world.backends.iter().find(|(_, row)| row.service == SERVICE && row.at.port() == first);
+            let (&id, &row) = found.with_context(|| format!("port {first} is no backend's"))?;
+            let whole = world.tables[&SERVICE].clone();
+
+            // That it is not in the other list does not matter here.
+            world.backends.insert(id, Backend { flags: row.flags | not_elsewhere, ..row });
+            programs.kernel.write(&world)?;
+            ensure!(served(&mut programs)? == first, "it is in this list still");
+
+            // It lives on for the other list alone.
+            world.backends.insert(id, Backend { flags: row.flags | not_here, ..row });
+            let others: Vec<u32> = whole.list.iter().copied().filter(|other| *other != id).collect();
+            world.tables.insert(SERVICE, Table::list(&others));
+            programs.kernel.write(&world)?;
+            let second = served(&mut programs)?;
+            ensure!((8084..8088).contains(&second) && second != first, "{second} after {first}");
+
+            // Back in the list it is one of four, and the client has the other.
+            world.backends.insert(id, row);
+            world.tables.insert(SERVICE, whole);
+            programs.kernel.write(&world)?;
+            for _ in 0..10 {
+                ensure!(served(&mut programs)? == second, "the client stays with its new backend");
+            }
+        }
     }
     Ok(())
 }
@@ -278,6 +330,45 @@ fn flows_outlive_their_frontend() -> Result<()> {
             .becomes("node_egress", tcp(backend, client, DATA), tcp(vip, client, DATA))
             .left("node_ingress", syn(at(net.client, 40_001), vip))
             .go_on(&mut programs)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_closed_connection_goes_back_among_the_new_ones() -> Result<()> {
+    let mut programs = Programs::load()?;
+    let net = nets()[0];
+    let (client, asked, backend) = (at(net.client, 40_000), at(net.node, 30080), at(net.remote, 8080));
+    let source = at(net.node, net.port(client, backend, proto::TCP));
+    let from_client = |story: Story, packet: Make| {
+        story.becomes("node_ingress", packet(client, asked), packet(client, backend)).becomes(
+            "node_egress",
+            packet(client, backend),
+            packet(source, backend),
+        )
+    };
+    let from_backend = |story: Story, packet: Make| {
+        story.becomes("node_ingress", packet(backend, source), packet(backend, client)).becomes(
+            "node_egress",
+            packet(backend, client),
+            packet(asked, client),
+        )
+    };
+    let opened =
+        |name| from_client(from_backend(from_client(Story::new(name, &net.world()), TCP_SYN), tcp_ack), tcp_ack);
+    for (name, story) in [
+        ("FINs, the backend's last", from_backend(from_client(opened("a"), fin), fin)),
+        ("FINs, the client's last", from_client(from_backend(opened("b"), fin), fin)),
+        ("a reset of the client", from_client(opened("c"), rst)),
+        ("a reset of the backend", from_backend(opened("d"), rst)),
+    ] {
+        story.run(&mut programs)?;
+        for when in ["closed", "after one packet more"] {
+            let (old, new) = (rows::<1>(&mut programs, "FLOWS_V4")?, rows::<1>(&mut programs, "FLOWS_NEW_V4")?);
+            ensure!(old.is_empty() && new.len() == 3, "{name}, {when}: {old:?}, {new:?}");
+            // It is translated as before, and stays where it is.
+            from_client(Story::new(name, &net.world()), tcp_ack).go_on(&mut programs)?;
+        }
     }
     Ok(())
 }

@@ -132,6 +132,10 @@ fn slice<S: Store>(
     members: &[u32],
     backends: &[Endpoint],
 ) -> Result<u64, Cause> {
+    if members.len() > usize::from(u16::MAX) {
+        // No slot can name the last of them.
+        return Err(Cause::List { count: members.len() });
+    }
     let size = MAGLEV_SIZES.get(usize::from(table.class)).copied().unwrap_or(0);
     ledger.new_slice(members, &maglev::slots(&identities(table, backends), size), table.class)
 }

@@ -30,7 +30,7 @@ struct Pass {
     /// Lingering addresses that no live flow was found for.
     idle: BTreeSet<IpAddr>,
     /// Maps to read still, the next one last, and whether it is that of the established. A flow moves from the new ones to
-    /// the others, never back; the new ones come first, so that none slips through.
+    /// the others; the new ones come first, so that none slips through. Only a closed one moves back, and needs no waiting for.
     maps: Vec<(Family, Map, bool)>,
     cursor: Cursor,
 }

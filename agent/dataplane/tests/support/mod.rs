@@ -60,6 +60,7 @@ pub fn frontend(kind: FrontendKind, address: &str, port: u16, backends: &[Backen
         verdict: if backends.is_empty() { Verdict::Reject } else { Verdict::Balance },
         backends: backends.to_vec().into(),
         port_name: String::new(),
+        policy_local: false,
     }
 }
 
