@@ -62,7 +62,7 @@ fn hooks_outlive_the_agent_and_its_successor_takes_them_over() -> Result<()> {
         for start in 0..2 {
             let seen = node.host.block_on(async || {
                 let mut plane = Dataplane::open(node.options(method))?;
-                ensure!(plane.first_start == (start == 0));
+                ensure!(plane.first_start, "nobody has programmed a Service");
                 // Only the first knows the Node object; its successor goes by what it finds.
                 if start == 0 {
                     plane.node_addresses.send_replace(Some(node_addresses()));

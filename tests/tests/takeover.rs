@@ -1,13 +1,19 @@
 //! The agent comes to a node where netfilter translated until now, as kube-proxy has it do. What it translated lives on to its
 //! end; what is new is ours.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use culvert_tests::agent::{Options, SocketMode};
+use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::matrix::{PORT, TARGET, node_port};
 use culvert_tests::place::Family;
+use culvert_tests::process::eventually;
 use culvert_tests::stage::{Scenery, answered, everywhere, session};
 use culvert_tests::topology::{Lab, PodLinks, cluster_ip, external_ip};
 use culvert_tests::traffic::Ask;
+
+/// How long an agent may take to load its programs.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a kube-proxy in its iptables mode does for one Service with one backend: translates the destination of its frontends, and
 /// the source of what comes from outside.
@@ -52,6 +58,14 @@ fn connections_that_netfilter_translates_live_on() -> Result<()> {
                 old.push((from.name().to_owned(), to, session));
             }
         }
+        // One that never hears of a Service changes nothing, and the next one has no less to leave alone.
+        let deaf = Options { kubeconfig: Some("/nowhere".into()), ..Options::new(mode)? };
+        let mut deaf = Agent::start(&scenery.lab, 0, &deaf)?;
+        eventually("the programs are hooked", LIMIT, || {
+            ensure!(deaf.alive(), "it ended: {}", deaf.log());
+            Ok(deaf.log().contains("loaded and hooked").then_some(()))
+        })?;
+        deaf.kill()?;
         let service = everywhere("web", 1).ready("n1", &scenery.cast.a);
         let mut stage = scenery.start(&Options::new(mode)?, [&service])?;
         let live_on = |old: &mut Vec<(String, _, culvert_tests::traffic::Session)>, when: &str| {

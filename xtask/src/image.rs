@@ -95,6 +95,7 @@ pub fn build_with(job: &mut Job, output: &Path, name: &str, features: &[&str]) -
     for (path, mode) in [("tmp", 0o1777), (RUN, 0o755), ("proc", 0o555), ("sys", 0o555), ("dev", 0o755)] {
         layer.directory(path, mode);
     }
+    layer.text("run/xtables.lock", "");
     layer.text("etc/passwd", "root:x:0:0:root:/:/usr/bin/culvert\n");
     layer.text("etc/group", "root:x:0:\n");
     oci::write(output, name, &config(job.workspace), &[layer])

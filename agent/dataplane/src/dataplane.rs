@@ -25,8 +25,9 @@ use crate::{
     },
     migrate, netns,
     object::{self, ToTracing},
-    pins::{Lock, Pins, names},
+    pins::{Lock, Pins},
     sockets::{self, Sockets},
+    store::{Map, Store},
 };
 
 /// How the node's dataplane is to be.
@@ -80,7 +81,7 @@ pub struct Dataplane {
     pub rivals: Option<RingBuf<MapData>>,
     /// What the programs log, if they do; to be flushed when its descriptor is readable.
     pub log: Option<EbpfLogger<ToTracing>>,
-    /// No agent ran on this node since it booted (or since `culvert cleanup`).
+    /// No agent has programmed a Service on this node since it booted (or since `culvert cleanup`).
     pub first_start: bool,
     /// What the maps take of the kernel's memory.
     pub memory: Memory,
@@ -120,7 +121,6 @@ impl Dataplane {
             tracing::warn!(path = %path.display(), "another agent runs on this node; waiting for its end");
         })?;
         pins.create()?;
-        let first_start = names(&pins.maps())?.is_empty();
         let sockets = Sockets::open(options.cgroup.as_deref())?;
         let method = options.method.unwrap_or_else(Method::probe);
         let mut hooks = Hooks::new(pins.clone(), method)?;
@@ -144,6 +144,7 @@ impl Dataplane {
         let (events, rivals) = (object.take_events(), object.take_rivals());
         let log = if options.trace { object.take_log() } else { None };
         let store = KernelStore::open(&pins.maps())?;
+        let first_start = !serves(&store)?;
         let (report_sender, report) = watch::channel(Arc::default());
         let (node_addresses, node_addresses_receiver) = watch::channel(None);
         Ok(Self {
@@ -203,4 +204,13 @@ fn remove_tree(directory: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::at(directory)(error)),
         _ => Ok(()),
     }
+}
+
+/// Whether an agent has programmed Services here. One that ended before it did has left maps, and no more.
+fn serves(store: &KernelStore) -> Result<bool, Error> {
+    let mut any = false;
+    for (map, name) in [(Map::FRONTENDS_V4, "FRONTENDS_V4"), (Map::FRONTENDS_V6, "FRONTENDS_V6")] {
+        store.for_each(map, &mut |_, _| any = true).map_err(Error::map(name))?;
+    }
+    Ok(any)
 }

@@ -67,16 +67,14 @@ pub fn remove_all() -> io::Result<()> {
     let mut lock = None;
     for family in FAMILIES {
         for table in family.tables()? {
-            if lock.is_none() {
-                lock = Some(acquire(Path::new(LOCK))?);
-            }
-            clean(family, table)?;
+            clean(family, table, &mut lock)?;
         }
     }
     Ok(())
 }
 
-fn clean(family: Family, table: Table) -> io::Result<()> {
+/// Takes the lock only if there is something to remove: a container may have no place for it.
+fn clean(family: Family, table: Table, lock: &mut Option<Flock<File>>) -> io::Result<()> {
     let xtables = Xtables::open(family.ipv6)?;
     for _ in 0..TRIES {
         let old = xtables.read(table.name())?;
@@ -84,6 +82,11 @@ fn clean(family: Family, table: Table) -> io::Result<()> {
         let plan = rules.graph(table).plan();
         if plan.is_empty() {
             return Ok(());
+        }
+        if lock.is_none() {
+            *lock = Some(acquire(Path::new(LOCK))?);
+            // Whoever had it may have changed the table.
+            continue;
         }
         let (new, places) = rules.without(&plan).map_err(invalid)?;
         let counted = match xtables.replace(table.name(), &new, old.count) {
