@@ -1,8 +1,10 @@
 //! The source `kube` against a real API server: what it delivers, and when.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use culvert_source::kube::{Access, Settings, watch};
 use culvert_source::{Batch, Change, Progress};
 use culvert_tests::control_plane::{ControlPlane, User};
 use culvert_tests::place::Place;
-use culvert_tests::process::slowness;
+use culvert_tests::process::{Process, slowness};
 use culvert_tests::scope::Scope;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
@@ -19,6 +21,29 @@ use tokio::sync::mpsc::Receiver;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const SERVICES: &str = "/api/v1/namespaces/shop/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
+/// The API server as one before Kubernetes 1.31: a proxy that refuses to select Services by fields, in that one's words.
+const OLDER: &str = r#"
+daemon off;
+pid nginx.pid;
+events {}
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:8001;
+        default_type application/json;
+        if ($arg_fieldSelector ~ clusterIP) {
+            return 400 '{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "BadRequest", "code": 400,
+                "message": "\"spec.clusterIP\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""}';
+        }
+        location / {
+            proxy_pass URL;
+            proxy_http_version 1.1;
+            proxy_buffering off;
+            proxy_read_timeout 1h;
+        }
+    }
+}
+"#;
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_mins(1);
 /// How long one listens for what must not come.
@@ -60,6 +85,19 @@ impl Stage {
     fn settings(&self) -> Result<Settings> {
         let kubeconfig = Some(self.plane.kubeconfig(User::Admin)?);
         Ok(Settings { servers: vec![], kubeconfig, state: Some(self.dir.join("state")) })
+    }
+
+    /// Puts [`OLDER`] in front of the API server.
+    fn older(&self) -> Result<(Process, Settings)> {
+        let settings = self.settings()?;
+        let kubeconfig = settings.kubeconfig.as_ref().context("no kubeconfig")?;
+        let direct = fs::read_to_string(kubeconfig)?;
+        let (conf, through) = (self.dir.join("nginx.conf"), self.dir.join("kubeconfig-older"));
+        fs::write(&conf, OLDER.replace("URL", &self.plane.url()))?;
+        fs::write(&through, direct.replace(&self.plane.url(), "http://127.0.0.1:8001"))?;
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-p").arg(&self.dir).args(["-e", "stderr", "-c"]).arg(&conf);
+        Ok((self.place.start(nginx)?, Settings { kubeconfig: Some(through), ..settings }))
     }
 
     /// Listens to a source on a thread in the place, while `work` goes on here.
@@ -260,6 +298,25 @@ fn first_lists_are_streamed_and_changes_follow() -> Result<()> {
 #[test]
 fn first_lists_come_in_pages_where_they_are_not_streamed() -> Result<()> {
     lists_and_changes(&["--feature-gates=WatchList=false"], 300, false)
+}
+
+#[test]
+fn an_older_api_server_tells_of_headless_services_too() -> Result<()> {
+    let mut stage = Stage::new(&[])?;
+    let mut headless = service("headless");
+    headless["spec"]["clusterIP"] = json!("None");
+    for service in [service("web"), headless] {
+        stage.plane.create(SERVICES, &service)?;
+    }
+    let (_older, settings) = stage.older()?;
+    stage.listen(settings, |stage, source| {
+        let wanted = BASE.into_iter().chain(["Service/shop/headless", "Service/shop/web"]);
+        let found = source.complete()?;
+        ensure!(found == wanted.map(str::to_owned).collect(), "{found:?}");
+        source.well()?;
+        stage.plane.create(SERVICES, &service("new"))?;
+        source.expect(&["Service/shop/new"])
+    })
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Scanner {
                 Ok(print) if self.seen.get(path) == Some(print) && !touched.contains(path) => continue,
                 Ok(print) => *print,
                 Err(fault) => {
-                    self.folder.unreadable(path, fault.clone());
+                    self.unreadable(path, fault.clone());
                     continue;
                 }
             };
@@ -93,9 +93,15 @@ impl Scanner {
                     self.folder.read(path, manifest::read(&text, &self.rules));
                     self.seen.insert(path.clone(), print);
                 }
-                Err(fault) => self.folder.unreadable(path, fault),
+                Err(fault) => self.unreadable(path, fault),
             }
         }
+    }
+
+    /// Once it can be read again it is to be read, though it may be what it was.
+    fn unreadable(&mut self, path: &Path, fault: Fault) {
+        self.seen.remove(path);
+        self.folder.unreadable(path, fault);
     }
 }
 
@@ -190,4 +196,30 @@ fn read(path: &Path) -> Result<String, Fault> {
         let line = valid.split(|&byte| byte == b'\n').count() as u64;
         Fault::new("is not UTF-8 text").at_line(Some(line))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_back_as_it_was_is_no_fault_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let [folder, store, away] = ["folder", "store", "away"].map(|name| dir.path().join(name));
+        fs::create_dir(&folder).unwrap();
+        fs::create_dir(&store).unwrap();
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n";
+        fs::write(store.join("web.yaml"), service).unwrap();
+        symlink(store.join("web.yaml"), folder.join("web.yaml")).unwrap();
+        let mut scanner = Scanner::new(folder, Rules::default());
+        let mut scan = || scanner.scan(&BTreeSet::new(), &BTreeSet::new(), Instant::now());
+        assert_eq!((scan().faults, scan().faults), (vec![], vec![]));
+        // What a file system looks like that is unmounted, and mounted again: not a time of the file has changed.
+        fs::rename(&store, &away).unwrap();
+        assert_eq!(scan().faults.len(), 1);
+        fs::rename(&away, &store).unwrap();
+        assert_eq!(scan().faults, vec![]);
+    }
 }

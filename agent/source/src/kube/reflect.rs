@@ -102,6 +102,12 @@ impl Selection {
         vec![Self::all(Kind::Node), of(IpAddressPool), optional(L2Advertisement), optional(Community)]
     }
 
+    /// Selects without fields from now on, where that is possible; whether it did not before. Before Kubernetes 1.31 servers refuse those
+    /// of Services (kubernetes/kubernetes#123905). They only spare work: headless Services have no frontends.
+    fn without_fields(&mut self) -> bool {
+        self.kind == Kind::Service && self.fields.take().is_some()
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -238,6 +244,13 @@ impl Reflector {
             self.absent().await?;
         }
         match &result {
+            Err(Ended::Refused(Failure { code: 400, message })) if self.selection.without_fields() => {
+                tracing::info!(
+                    message,
+                    "the API server is older than Kubernetes 1.31: headless Services are read as well"
+                );
+                return Ok(());
+            }
             Err(Ended::Unreachable(reason)) => {
                 let all = self.access.failed(&server);
                 tracing::debug!(server = server.url, reason, all, "the API server cannot be reached");
