@@ -117,6 +117,8 @@ impl<'a> Round<'a> {
         let Some(entry) = self.allocator.services.get_mut(&rank.key) else { return };
         entry.foreign = foreign;
         if foreign {
+            entry.failure = None;
+            self.allocator.waiting.remove(&rank.key);
             return;
         }
         match addresses {

@@ -211,6 +211,9 @@ impl Task {
             self.speak(None);
             return;
         }
+        if let (Some(peers), Some(wanted)) = (&mut self.peers, &orders.wanted) {
+            peers.forget_all_but(&wanted.used);
+        }
         let able = orders.wanted.as_ref().map(|wanted| {
             let able =
                 wanted.addresses.iter().filter(|(_, links)| links.iter().any(|link| wanted.links.contains_key(link)));

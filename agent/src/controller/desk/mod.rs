@@ -88,7 +88,7 @@ struct Seen {
     stand: Stand,
     /// States that its status may have by our doing: the last one that was seen, and what is being written.
     known: Vec<Vec<LoadBalancerIngress>>,
-    /// It was written.
+    /// It was written, or had the marks of a controller of addresses: its finalizer may be ours, whoever takes the mark away.
     touched: bool,
     /// How often somebody emptied its status.
     emptied: u32,
@@ -177,9 +177,10 @@ impl Desk {
         }
         let ours = self.asks_us(&service);
         let now = ingress(&service);
+        let touched = is_marked(&service) && has_finalizer(&service);
         self.pending.insert(key.clone());
         let Some(seen) = self.services.get_mut(&key) else {
-            let seen = Seen { service, stand: Stand::Open, known: Vec::new(), touched: false, emptied: 0 };
+            let seen = Seen { service, stand: Stand::Open, known: Vec::new(), touched, emptied: 0 };
             self.services.insert(key.clone(), seen);
             self.set_known(&key, vec![now]);
             if ours {
@@ -191,6 +192,7 @@ impl Desk {
             return;
         }
         seen.service = Arc::clone(&service);
+        seen.touched |= touched;
         if !ours {
             let stand = mem::replace(&mut seen.stand, Stand::Open);
             self.set_known(&key, vec![now]);
@@ -377,8 +379,7 @@ impl Desk {
         let seen = self.services.get(key)?;
         let leaves = seen.service.spec.kind != "LoadBalancer" || seen.service.metadata.deletion_timestamp.is_some();
         if leaves {
-            let written = seen.touched || (is_marked(&seen.service) && has_finalizer(&seen.service));
-            return written.then_some(Should::Nothing);
+            return seen.touched.then_some(Should::Nothing);
         }
         if seen.stand != Stand::Ours {
             return None;

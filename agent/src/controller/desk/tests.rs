@@ -100,6 +100,19 @@ fn a_service_that_goes_is_let_go_even_before_anything_can_be_decided() {
 }
 
 #[test]
+fn a_service_whose_mark_another_controller_took_away_is_let_go() {
+    let mut desk = desk();
+    assert!(give(&mut desk, [upsert(service("a", 1, Some("192.0.2.1")))], false).is_empty());
+    // MetalLB's takes back what it gives, and knows nothing of finalizers.
+    let mut taken = object("a", 2, None);
+    taken["metadata"]["finalizers"] = json!([FINALIZER]);
+    assert!(give(&mut desk, [upsert(parse(taken.clone()))], false).is_empty());
+    taken["metadata"]["resourceVersion"] = json!("3");
+    taken["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
+    assert_eq!(give(&mut desk, [upsert(parse(taken))], false), ["a@3"]);
+}
+
+#[test]
 fn a_new_leader_keeps_every_address() {
     let mut desk = desk();
     let services = [("a", "192.0.2.7"), ("b", "192.0.2.3"), ("c", "192.0.2.9")];

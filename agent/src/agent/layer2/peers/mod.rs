@@ -270,6 +270,11 @@ impl Peers {
         self.said.values().flat_map(|said| &said.announced).copied()
     }
 
+    /// Only these addresses are any Service's: what nodes announced that are gone is the cluster's no more.
+    pub fn forget_all_but(&mut self, used: &BTreeSet<IpAddr>) {
+        forget(&mut self.said, &self.alive, used);
+    }
+
     fn tick(&mut self, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
         self.refresh();
         let now = clock();
@@ -412,6 +417,14 @@ impl Peers {
     }
 }
 
+fn forget(said: &mut BTreeMap<NodeId, Arc<Said>>, alive: &BTreeSet<NodeId>, used: &BTreeSet<IpAddr>) {
+    for (_, said) in said.iter_mut().filter(|(id, _)| !alive.contains(id)) {
+        if !said.announced.is_subset(used) {
+            Arc::make_mut(said).announced.retain(|address| used.contains(address));
+        }
+    }
+}
+
 /// The link address by which a node is reached on the network of an address: of a link whose prefix holds it, or else of any that
 /// is up.
 fn facing(said: &Said, address: IpAddr) -> Option<Mac> {
@@ -442,5 +455,19 @@ fn of_socket(socket: &UdpSocket, to: SocketAddr) -> SocketAddr {
     match (socket.local_addr(), to.ip()) {
         (Ok(SocketAddr::V6(_)), IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
         _ => to,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_announced_that_is_gone_is_forgotten_with_its_service() {
+        let addresses = |last: &[u8]| last.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect::<BTreeSet<_>>();
+        let announced = |last| Arc::new(Said { announced: addresses(last), ..Said::default() });
+        let mut said = BTreeMap::from([(1, announced(&[1, 2])), (2, announced(&[3, 4]))]);
+        forget(&mut said, &BTreeSet::from([1]), &addresses(&[1, 3]));
+        assert_eq!(said, BTreeMap::from([(1, announced(&[1, 2])), (2, announced(&[3]))]));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use culvert_announce::liveness::{Time, Times};
 use culvert_source::kube::Access;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::clock;
 use super::gateway;
@@ -35,13 +36,15 @@ pub struct Witness {
     told: watch::Receiver<Time>,
     /// Dropped, the asking ends.
     end: Option<oneshot::Sender<()>>,
+    /// Whoever asks, or asked last.
+    asking: Option<JoinHandle<()>>,
 }
 
 impl Witness {
     /// Nobody is asked yet.
     pub fn new(way: Way) -> Self {
         let (until, told) = watch::channel(Time::ZERO);
-        Self { way, until, told, end: None }
+        Self { way, until, told, end: None, asking: None }
     }
 
     /// Until when it stands with this node.
@@ -81,15 +84,20 @@ impl Witness {
         // Of its own: what an earlier one says late is not heard.
         let (until, told) = watch::channel(Time::ZERO);
         (self.until, self.told) = (until.clone(), told);
-        match self.way.clone() {
-            Way::Gateway => drop(tokio::spawn(gateway::ask(until, ended, Times::default().lease))),
-            Way::Lease { access, place, identity } => {
+        let before = self.asking.take();
+        self.asking = Some(match self.way.clone() {
+            Way::Gateway => tokio::spawn(gateway::ask(until, ended, Times::default().lease)),
+            Way::Lease { access, place, identity } => tokio::spawn(async move {
+                // What the last one gives back late would be taken from this one, for they have one name.
+                if let Some(before) = before {
+                    let _ = before.await;
+                }
                 let candidate = Candidate::new(identity, TERMS, Instant::now());
                 let election = Election::new(access, place, candidate, TERMS.attempt());
                 tokio::spawn(pass_on(election.term(), until));
-                tokio::spawn(election.run(ended));
-            }
-        }
+                election.run(ended).await;
+            }),
+        });
     }
 }
 
