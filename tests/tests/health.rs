@@ -89,7 +89,12 @@ fn the_node_answers_on_the_ports_of_kube_proxy() -> Result<()> {
     ] {
         ensure!(metrics.contains(name), "{name} is missing from\n{metrics}");
     }
-    Ok(())
+    ensure!(metrics.contains("\nculvert_problems{} 0\n"), "{metrics}");
+    // Whoever is told by metrics alone hears of what cannot be read.
+    stage.cluster.lab.manifests.write("broken", "kind: Service\nbad: [\n")?;
+    eventually("a fault of the source counts as a problem", LIMIT, || {
+        Ok(get(n1, &local, "/metrics")?.2.contains("\nculvert_problems{} 1\n").then_some(()))
+    })
 }
 
 #[test]

@@ -200,6 +200,19 @@ fn a_second_agent_waits_for_the_first() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_agent_that_is_ended_while_it_waits_takes_nothing_of_the_others() -> Result<()> {
+    let stage = stage()?;
+    let mut second = Agent::start(&stage.cluster.lab, 0, &Options::new(SocketMode::Host)?)?;
+    eventually("the second agent says that it waits", Duration::from_secs(5), || {
+        ensure!(second.alive(), "it ended: {}", second.log());
+        Ok(second.log().contains("waiting").then_some(()))
+    })?;
+    second.terminate()?;
+    stage.cluster.agents[0].status().context("the first agent's socket")?;
+    works(&stage)
+}
+
 /// What the machine shows of programs at the links of n1, in its cgroup and in its bpffs.
 fn traces(lab: &Lab) -> Result<Vec<String>> {
     let node = &lab.nodes[0];

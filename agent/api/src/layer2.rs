@@ -1,9 +1,17 @@
-//! What is announced in layer 2: the answer to `culvert l2`.
+//! What is announced in layer 2: the answers to `culvert l2` and `culvert drain`.
 
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// `culvert drain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// The node announces nothing in layer 2; other nodes do.
+    pub drained: bool,
+}
 
 /// `culvert l2`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

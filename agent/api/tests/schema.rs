@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use culvert_api::config_check::ConfigCheck;
-use culvert_api::layer2::Layer2;
+use culvert_api::layer2::{Drain, Layer2};
 use culvert_api::plan::{NodePlan, Plans};
 use culvert_api::reply::{Backends, Flows, Sample, Services};
 use culvert_api::status::Status;
@@ -58,6 +58,7 @@ fn replies() {
     check::<Backends>("backends.json");
     check::<Flows>("flows.json");
     check::<Layer2>("l2.json");
+    check::<Drain>("drain.json");
     check::<Sample>("monitor.json");
     check::<Cleanup>("cleanup.json");
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use culvert_api::layer2::Drain;
 use culvert_api::reply::Sample;
 use culvert_dataplane::kernel::KernelStore;
 use serde::{Deserialize, Serialize};
@@ -42,15 +43,18 @@ pub struct Named {
     pub name: Option<String>,
 }
 
-/// Whether the node is drained.
-#[derive(Debug, Deserialize, Serialize)]
-pub struct Drain {
-    /// It announces nothing in layer 2.
-    pub drained: bool,
+/// The socket's place in the file system, which is left with this value.
+#[derive(Debug)]
+pub struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Listens on a socket that appears complete: others never see it with another mode, nor without a listener.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+pub fn listen(path: &Path) -> io::Result<(UnixListener, Socket)> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -64,7 +68,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     if placed.is_err() {
         let _ = fs::remove_file(temporary);
     }
-    placed.map(|()| listener)
+    placed.map(|()| (listener, Socket(path.to_owned())))
 }
 
 /// The routes.

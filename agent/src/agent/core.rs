@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use culvert_abi::proto;
+use culvert_api::layer2::Drain;
 use culvert_api::plan::ServiceKey;
 use culvert_dataplane::codec::At;
 use culvert_dataplane::conntrack::{self, Translated};
@@ -28,7 +29,6 @@ use culvert_source::{Batch, Change, Fault, Id, Kind, Object, Progress};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::api::Drain;
 use super::conditions;
 use super::gaps::Gaps;
 use super::health::Health;

@@ -273,7 +273,8 @@ impl Collector for Kernel {
         gauges("map_capacity_rows", "Rows that the kernel's maps can hold", capacity)?;
         let hooked = vec![(vec![], count(status.links.len()))];
         gauges("links", "Links that have the programs", hooked)?;
-        let problems = vec![(vec![], count(status.problems.len()))];
+        let of_sources = status.sources.iter().map(|source| source.errors.len()).sum::<usize>();
+        let problems = vec![(vec![], count(status.problems.len() + of_sources))];
         gauges("problems", "What is wrong with hooks, sources or the Node; `culvert status` says what", problems)?;
 
         let kind = ConstCounter::new(0u64).metric_type();

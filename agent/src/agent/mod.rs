@@ -17,8 +17,6 @@ mod samples;
 mod service_health;
 mod views;
 
-pub use self::api::Drain;
-
 use std::future::IntoFuture;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,7 +83,6 @@ pub fn run(args: &AgentArgs) -> Result<Done> {
         }
     });
     runtime.shutdown_background();
-    let _ = std::fs::remove_file(&args.api.api_socket);
     done
 }
 
@@ -182,7 +179,8 @@ async fn agent(args: &AgentArgs, node: String) -> Result<Done> {
         tokio::spawn(samples::pass_on(batches, samples.clone(), questions.clone()));
     }
     log.map(trace).transpose().context("cannot start a thread")?;
-    let listener = api::listen(&args.api.api_socket)
+    // It goes before the lock does: whose it is then is another agent.
+    let (listener, _socket) = api::listen(&args.api.api_socket)
         .with_context(|| format!("cannot listen on {}", args.api.api_socket.display()))?;
     tokio::spawn(axum::serve(listener, api::router(Api { questions, store, layer2: desk, samples })).into_future());
 

@@ -1,9 +1,9 @@
 //! `culvert drain`.
 
 use anyhow::Result;
+use culvert_api::layer2::Drain;
 
 use super::{block_on, request, show};
-use crate::agent::Drain;
 use crate::cli::DrainArgs;
 use crate::output::Done;
 
@@ -19,9 +19,9 @@ pub fn run(args: &DrainArgs) -> Result<Done> {
     })?;
     show(&answer, args.output.output, |answer, _| {
         let text = if answer.drained {
-            "drained: other nodes announce the addresses, and what is under way here goes on"
+            "drained: other nodes announce the addresses, and what is under way here goes on\n"
         } else {
-            "not drained: the node announces what falls to it"
+            "not drained: the node announces what falls to it\n"
         };
         text.to_owned()
     })?;
