@@ -55,17 +55,10 @@ fn daemon_set(image: &str) -> Value {
 }
 
 fn service(policy: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web"},
-        "spec": {
-            "type": "LoadBalancer",
-            "externalTrafficPolicy": policy,
-            "selector": {"app": "web"},
-            "ports": [{"port": PORT}],
-        },
-    })
+    let mut service = objects::service("web", "web", PORT);
+    service["spec"]["type"] = "LoadBalancer".into();
+    service["spec"]["externalTrafficPolicy"] = policy.into();
+    service
 }
 
 fn address(namespace: &Namespace) -> Result<IpAddr> {

@@ -43,7 +43,7 @@ const fn minutes(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
 }
 
-/// What follows on the checks of `lint`. Steps that need parts of test clusters come late, for those are built meanwhile.
+/// What follows on the checks of `lint`.
 const STEPS: &[Step] = &[
     Step {
         name: "build",
@@ -96,6 +96,17 @@ const STEPS: &[Step] = &[
         run: |job| virtual_machine::run(job, Kernel::V6_12),
     },
     Step {
+        name: "aarch64",
+        about: "cargo check for the other architecture, where its target is to be had",
+        limit: minutes(15),
+        required: false,
+        run: aarch64,
+    },
+];
+
+/// What needs parts of test clusters: it comes last, for those are built meanwhile.
+const WITH_PARTS: &[Step] = &[
+    Step {
         name: "kubernetes",
         about: "the agent, kube-proxy and what users install, with a real API server",
         limit: minutes(35),
@@ -109,16 +120,9 @@ const STEPS: &[Step] = &[
         required: true,
         run: conformance::run,
     },
-    Step {
-        name: "aarch64",
-        about: "cargo check for the other architecture, where its target is to be had",
-        limit: minutes(15),
-        required: false,
-        run: aarch64,
-    },
 ];
 
-/// What takes longer than every change has time for: these run only if they are named.
+/// What needs them too, and takes longer than every change has time for: these run only if they are named.
 const ON_DEMAND: &[Step] = &[Step {
     name: "cluster",
     about: "agents as a DaemonSet on a real cluster: killed, upgraded, rolled back, rebooted",
@@ -134,7 +138,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     };
     let named = !arguments.only.is_empty() || arguments.list;
     let on_demand = ON_DEMAND.iter().filter(|_| named);
-    let steps: Vec<&Step> = lint::STEPS.iter().chain(STEPS).chain(on_demand).filter(chosen).collect();
+    let steps: Vec<&Step> = lint::STEPS.iter().chain(STEPS).chain(WITH_PARTS).chain(on_demand).filter(chosen).collect();
     if steps.is_empty() {
         anyhow::bail!("no step begins with {}; --list names them", arguments.only.join(" or "));
     }
@@ -153,13 +157,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     setup::run(workspace)?;
-    let _ahead = steps.iter().any(|step| needs_parts(step)).then(|| Ahead::begin(workspace)).transpose()?;
+    let needs_parts = |step: &&Step| WITH_PARTS.iter().chain(ON_DEMAND).any(|one| one.name == step.name);
+    // Beside steps that do without them.
+    let others_first = steps.iter().position(needs_parts).is_some_and(|first| first > 0);
+    let _ahead = others_first.then(|| Ahead::begin(workspace)).transpose()?;
     run_all(workspace, steps)
-}
-
-/// Whether a step needs parts of test clusters.
-fn needs_parts(step: &Step) -> bool {
-    matches!(step.name, "kubernetes" | "conformance" | "cluster")
 }
 
 /// Builds every program and test harness of the workspace; after the first time this takes a second.
