@@ -29,7 +29,14 @@ pub struct Pins {
 
 /// Held while an agent runs; the kernel lets go of it with the process.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread is about to start holds a copy of the descriptor until it executes.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Pins {
     /// The directory below a bpf file system.
@@ -156,9 +163,12 @@ mod tests {
         let first = pins.try_lock().unwrap();
         assert!(first.is_some());
         assert!(pins.try_lock().unwrap().is_none());
+        // What a child has between fork and exec.
+        let inherited = first.as_ref().unwrap().0.try_clone().unwrap();
         drop(first);
         let mut waited = false;
         let _again = pins.lock(|_| waited = true).unwrap();
         assert!(!waited);
+        drop(inherited);
     }
 }
