@@ -1,13 +1,13 @@
 //! What an agent's death costs those whose traffic it set up: nothing.
 //!
-//! Each scenario runs under open-loop load of more than 5,000 requests a second, half from outside and half from a pod, next to an equal run in
-//! which nothing happens; both are printed.
+//! Each scenario runs under open-loop load of more than 5,000 requests a second, half from outside and half from a pod. What that gives is
+//! printed; if something was lost, an equal run in which nothing happens stands next to it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use culvert_tests::agent::{Agent, Options, SocketMode};
 use culvert_tests::matrix::PORT;
 use culvert_tests::place::Family;
@@ -37,26 +37,44 @@ fn under_load(stage: &mut Stage, family: Family, work: impl FnOnce(&mut Agent) -
     Ok([outside.finish(), inside.finish()])
 }
 
-/// Does the work under load, then has the same load for the same time without it, and compares.
-fn survives(name: &str, mode: SocketMode, family: Family, work: impl FnOnce(&mut Agent) -> Result<()>) -> Result<()> {
+/// How often work is done again because the machine lost something by itself.
+const ATTEMPTS: usize = 3;
+
+/// Does the work under load: nothing may be lost. If something is, the same load for the same time without the work tells whose fault it
+/// is: where that loses something too, the machine was busy with other things, and the work is done once more.
+fn survives(
+    name: &str,
+    mode: SocketMode,
+    family: Family,
+    mut work: impl FnMut(&mut Agent) -> Result<()>,
+) -> Result<()> {
     let mut stage = stage(mode)?;
-    let hit = under_load(&mut stage, family, work)?;
-    let calm = hit[0].seconds.saturating_sub(BREATH * 2);
-    let control = under_load(&mut stage, family, |_| {
-        std::thread::sleep(calm);
-        Ok(())
-    })?;
-    for (place, hit, control) in [("outside", &hit[0], &control[0]), ("a pod", &hit[1], &control[1])] {
-        // Past the capture of the test's output: these figures are wanted when all is well, too.
-        let mut stderr = std::io::stderr().lock();
-        writeln!(stderr, "{name}, {mode:?}, {family:?}, from {place}: {hit}\nthe same without: {control}\n")?;
+    for _ in 0..ATTEMPTS {
+        let hit = under_load(&mut stage, family, &mut work)?;
+        tell(&format!("{name}, {mode:?}, {family:?}"), &hit)?;
+        if untroubled(&hit) {
+            return Ok(());
+        }
+        let calm = hit[0].seconds.saturating_sub(BREATH * 2);
+        let control = under_load(&mut stage, family, |_| {
+            std::thread::sleep(calm);
+            Ok(())
+        })?;
+        tell("the same without", &control)?;
+        ensure!(!untroubled(&control), "{name}: {}\n{}", hit[0], hit[1]);
     }
-    for (hit, control) in hit.iter().zip(&control) {
-        ensure!(control.clean(), "{name}: the control run is not clean: {control}");
-        ensure!(hit.clean(), "{name}: {hit}");
-    }
-    let rate = hit[0].rate() + hit[1].rate();
-    ensure!(rate >= u64::from(full_rate()) * 25 / 26, "{name}: only {rate} requests a second");
+    bail!("{name}: {ATTEMPTS} times the same load was in trouble without it, too");
+}
+
+/// Nothing was lost, and all was sent that was meant to be.
+fn untroubled(reports: &[Report; 2]) -> bool {
+    let rate = reports[0].rate() + reports[1].rate();
+    reports.iter().all(Report::clean) && rate >= u64::from(full_rate()) * 25 / 26
+}
+
+/// Past the capture of the test's output: these figures are wanted when all is well, too.
+fn tell(what: &str, [outside, inside]: &[Report; 2]) -> Result<()> {
+    writeln!(std::io::stderr(), "{what}, from outside: {outside}\n{what}, from a pod: {inside}\n")?;
     Ok(())
 }
 
@@ -109,9 +127,7 @@ fn upgrade_and_downgrade_to_another_map_layout() -> Result<()> {
     let next = std::env::var_os("CULVERT_NEXT_BIN").map(PathBuf::from);
     let next = next.context("CULVERT_NEXT_BIN names no agent of the other map layout")?;
     let this = Options::new(SocketMode::Host)?.binary;
-    for (mode, family) in
-        [(SocketMode::Host, Family::V4), (SocketMode::Host, Family::V6), (SocketMode::All, Family::V4)]
-    {
+    for (mode, family) in [(SocketMode::Host, Family::V4), (SocketMode::All, Family::V6)] {
         survives("upgrade, downgrade, upgrade", mode, family, |agent| {
             [&next, &this, &next].into_iter().try_for_each(|binary| replace(agent, Some(binary)))
         })?;
