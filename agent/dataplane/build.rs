@@ -8,7 +8,9 @@
 //! `CULVERT_EBPF_OBJECT` names an object that is built already, and nothing is compiled then.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -54,7 +56,14 @@ fn build() -> Result<PathBuf, String> {
     println!("cargo::rerun-if-changed={}", package.display());
     let compiler = Compiler::find()?;
     let path = path_with_linker()?;
-    let target_dir = variable("OUT_DIR")?.join("ebpf");
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").map_err(|_| "CARGO_CFG_TARGET_ARCH is not set".to_owned())?;
+    let next = env::var_os("CARGO_FEATURE_LAYOUT_NEXT").is_some();
+    let target_dir = target_root()?.join("ebpf").join(if next { format!("{arch}-next") } else { arch.clone() });
+    let cannot = |error: io::Error| format!("cannot lock {}: {error}", target_dir.display());
+    fs::create_dir_all(&target_dir).map_err(cannot)?;
+    // Until the objects are copied: the other one is told that they are fresh, and its cargo links them anew.
+    let lock = File::create(target_dir.join("lock")).map_err(cannot)?;
+    lock.lock().map_err(cannot)?;
 
     let mut cargo = Command::new(&compiler.cargo);
     for name in INHERITED {
@@ -65,11 +74,11 @@ fn build() -> Result<PathBuf, String> {
         .env("PATH", path)
         .env("RUSTC", &compiler.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&arch))
         .args(["build", "--quiet", "--package", "culvert-ebpf", "--release", "-Zbuild-std=core"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir);
-    if env::var_os("CARGO_FEATURE_LAYOUT_NEXT").is_some() {
+    if next {
         cargo.args(["--features", "layout-next"]);
     }
     let output = cargo.output().map_err(|error| format!("cannot run {}: {error}", compiler.cargo.display()))?;
@@ -83,12 +92,19 @@ fn build() -> Result<PathBuf, String> {
     Ok(objects.join("culvert-ebpf"))
 }
 
+/// The root of the outer build's target directory. Every profile and target of the agent embeds the same object: it is compiled once.
+fn target_root() -> Result<PathBuf, String> {
+    let out = variable("OUT_DIR")?;
+    // Cargo marks the root for programs that make backups.
+    let root = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    Ok(root.unwrap_or(&out).to_owned())
+}
+
 /// Flags of the inner build, in cargo's encoding. `bpf_target_arch` is the machine the programs will run on.
-fn rustflags() -> Result<String, String> {
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").map_err(|_| "CARGO_CFG_TARGET_ARCH is not set".to_owned())?;
+fn rustflags(arch: &str) -> String {
     let arch = format!("--cfg=bpf_target_arch=\"{arch}\"");
     // bpf-linker makes the BTF from debug information.
-    Ok([arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\u{1f}"))
+    [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\u{1f}")
 }
 
 /// A rustc that can build `core`, and the cargo to run it with.
