@@ -13,7 +13,7 @@ use crate::programs;
 pub fn source() -> Result<PathBuf> {
     match std::env::var_os("CULVERT_METALLB") {
         Some(directory) => Ok(directory.into()),
-        None => programs::module("metallb", "go.universe.tf/metallb"),
+        None => programs::module("kubernetes-0.34", "go.universe.tf/metallb"),
     }
 }
 

@@ -41,7 +41,7 @@ use clap::{Args, Subcommand};
 use crate::{
     setup,
     ui::{clock, say},
-    workspace::Workspace,
+    workspace::{Workspace, exclusive},
 };
 use options::{Name, Options};
 
@@ -189,6 +189,8 @@ impl Up {
 /// # Errors
 /// If one of this name exists.
 pub fn bring_up(workspace: &Workspace, options: &Options, purpose: Purpose) -> Result<Up> {
+    // One at a time: what two of them need is built once, and a cluster that comes up wants all processors.
+    let _alone = exclusive(&workspace.cluster().join("up.lock"))?;
     setup::run(workspace)?;
     setup::cluster(workspace)?;
     let parts = up::Parts::prepare(workspace, options, purpose)?;

@@ -25,7 +25,7 @@ pub fn environment(job: &mut Job) -> Result<Vec<(&'static str, String)>> {
     setup::cluster(job.workspace)?;
     let directories = programs(job, PROGRAMS)?.search_path()?;
     let schema = format!("{}/api/openapi-spec/v3", source(job, "kubernetes", "k8s.io/kubernetes")?);
-    let metallb = source(job, "metallb", "go.universe.tf/metallb")?;
+    let metallb = source(job, "kubernetes-0.34", "go.universe.tf/metallb")?;
     let directories = directories.to_string_lossy().into_owned();
     Ok(vec![("CULVERT_KUBERNETES", directories), ("CULVERT_OPENAPI", schema), ("CULVERT_METALLB", metallb)])
 }

@@ -78,7 +78,7 @@ pub fn programs(job: &mut Job, wanted: &[Program]) -> Result<Programs> {
 
 /// What a program is made of, in sixteen digits.
 fn key(workspace: &Workspace, recipe: &Recipe, go: &str) -> Result<String> {
-    let directory = workspace.root.join("tests/cluster").join(recipe.module.directory());
+    let directory = workspace.root.join("tests/cluster").join(recipe.project.directory());
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -115,10 +115,10 @@ fn sources(directory: &Path, recipe: &Recipe) -> Result<Vec<PathBuf>> {
 fn flags(directory: &Path, recipe: &Recipe) -> Result<Vec<String>> {
     let path = directory.join("go.mod");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let module = recipe.module.main_module();
+    let module = recipe.project.main_module();
     let version = required(&text, module).with_context(|| format!("{} requires no {module}", path.display()))?;
     let mut linker = if recipe.cgo { "-s -w -linkmode external -extldflags -static" } else { "-s -w" }.to_owned();
-    for stamp in recipe.module.stamps(version) {
+    for stamp in recipe.project.stamps(version) {
         linker.push_str(" -X ");
         linker.push_str(&stamp);
     }
@@ -161,7 +161,7 @@ fn build(job: &mut Job, go: &Go, recipe: &Recipe, path: &Path) -> Result<()> {
 }
 
 fn compile(job: &mut Job, go: &Go, recipe: &Recipe, output: &Path) -> Result<()> {
-    let directory = job.workspace.root.join("tests/cluster").join(recipe.module.directory());
+    let directory = job.workspace.root.join("tests/cluster").join(recipe.project.directory());
     let flags = flags(&directory, recipe)?;
     let command = |verb: &[&str]| {
         let mut command = go.command();

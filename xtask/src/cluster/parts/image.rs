@@ -81,7 +81,7 @@ impl Image {
             Self::GlibcDnsTesting => "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0",
             Self::KubeApiserver => "registry.k8s.io/kube-apiserver:v1.36.3",
             Self::KubeProxy => "registry.k8s.io/kube-proxy:v1.36.3",
-            Self::CoreDns => "registry.k8s.io/coredns/coredns:v1.15.0",
+            Self::CoreDns => "registry.k8s.io/coredns/coredns:v1.14.7",
             Self::Flannel => "ghcr.io/flannel-io/flannel:v0.28.10",
             Self::FlannelCni => "ghcr.io/flannel-io/flannel-cni-plugin:v0.9.1",
             Self::Servers => "culvert.test/servers:1",
@@ -272,9 +272,9 @@ mod tests {
     fn tags_are_the_versions_that_are_built() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster");
         for image in [Image::KubeApiserver, Image::KubeProxy, Image::CoreDns, Image::Flannel, Image::FlannelCni] {
-            let module = image.programs()[0].recipe().module;
-            let go_mod = fs::read_to_string(root.join(module.directory()).join("go.mod")).unwrap();
-            let version = required(&go_mod, module.main_module()).unwrap();
+            let project = image.programs()[0].recipe().project;
+            let go_mod = fs::read_to_string(root.join(project.directory()).join("go.mod")).unwrap();
+            let version = required(&go_mod, project.main_module()).unwrap();
             assert!(image.name().ends_with(&format!(":{version}")), "{} is not {version}", image.name());
         }
     }

@@ -1,9 +1,8 @@
 //! The programs of a test cluster, and what each is built from.
 
-/// A directory of `tests/cluster/` with a `go.mod` of its own, because the version constraints of their dependencies
-/// clash.
+/// Whose programs they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Module {
+pub enum Project {
     /// Kubernetes, its tests and their runner.
     Kubernetes,
     /// The API server's database.
@@ -26,20 +25,16 @@ pub enum Module {
     MetalLb,
 }
 
-impl Module {
-    /// Its directory below `tests/cluster/`.
+impl Project {
+    /// The directory below `tests/cluster/` whose `go.mod` pins it. What goes with the same version of Kubernetes' libraries has one together:
+    /// each library is compiled once then.
     pub const fn directory(self) -> &'static str {
         match self {
-            Self::Kubernetes => "kubernetes",
-            Self::Etcd => "etcd",
-            Self::Containerd => "containerd",
-            Self::CoreDns => "coredns",
-            Self::Flannel => "flannel",
+            Self::Kubernetes | Self::Etcd | Self::Containerd | Self::CoreDns | Self::Helm => "kubernetes",
+            Self::Flannel | Self::MetalLb => "kubernetes-0.34",
             Self::FlannelCni => "flannel-cni",
-            Self::Helm => "helm",
             Self::Caddy => "caddy",
             Self::Grpc => "grpc",
-            Self::MetalLb => "metallb",
         }
     }
 
@@ -143,8 +138,8 @@ pub enum Kind {
 pub struct Recipe {
     /// The file's name, or the directory's.
     pub name: &'static str,
-    /// Where its versions are pinned.
-    pub module: Module,
+    /// Whose it is.
+    pub project: Project,
     /// The packages; `./x` is one of our own, in the module's directory.
     pub packages: &'static [&'static str],
     /// How.
@@ -155,15 +150,15 @@ pub struct Recipe {
     pub cgo: bool,
 }
 
-const fn program(name: &'static str, module: Module, packages: &'static [&'static str]) -> Recipe {
-    Recipe { name, module, packages, kind: Kind::Program, tags: "", cgo: false }
+const fn program(name: &'static str, project: Project, packages: &'static [&'static str]) -> Recipe {
+    Recipe { name, project, packages, kind: Kind::Program, tags: "", cgo: false }
 }
 
 /// File systems whose snapshots containerd could use; they want C libraries or devices.
 const CONTAINERD_TAGS: &str = "no_btrfs no_devmapper no_zfs";
 
 const fn containerd(name: &'static str, packages: &'static [&'static str]) -> Recipe {
-    Recipe { tags: CONTAINERD_TAGS, ..program(name, Module::Containerd, packages) }
+    Recipe { tags: CONTAINERD_TAGS, ..program(name, Project::Containerd, packages) }
 }
 
 impl Program {
@@ -194,7 +189,7 @@ impl Program {
 
     /// How it is made.
     pub const fn recipe(self) -> Recipe {
-        use Module::{Caddy, CoreDns, Etcd, Flannel, FlannelCni, Grpc, Helm, Kubernetes, MetalLb};
+        use Project::{Caddy, CoreDns, Etcd, Flannel, FlannelCni, Grpc, Helm, Kubernetes, MetalLb};
         match self {
             Self::Etcd => program("etcd", Etcd, &["go.etcd.io/etcd/server/v3"]),
             Self::KubeApiserver => program("kube-apiserver", Kubernetes, &["k8s.io/kubernetes/cmd/kube-apiserver"]),
@@ -221,7 +216,7 @@ impl Program {
                 kind: Kind::Directory,
                 ..program(
                     "cni",
-                    Module::Containerd,
+                    Project::Containerd,
                     &[
                         "github.com/containernetworking/plugins/plugins/ipam/host-local",
                         "github.com/containernetworking/plugins/plugins/main/bridge",
@@ -244,7 +239,7 @@ impl Program {
             Self::FlannelInstallConf => {
                 program("install-conf", Flannel, &["github.com/flannel-io/flannel/cmd/install_conf"])
             }
-            Self::CoreDns => program("coredns", CoreDns, &["."]),
+            Self::CoreDns => program("coredns", CoreDns, &["./coredns"]),
             Self::Helm => program("helm", Helm, &["helm.sh/helm/v4/cmd/helm"]),
             Self::Caddy => program("caddy", Caddy, &["."]),
             Self::Grpc => program("grpc", Grpc, &["."]),
