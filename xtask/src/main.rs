@@ -5,7 +5,7 @@
 //!  setup   lint   test   demo   bench   cluster   e2e   image   vm commands
 //!            └──────┴── step ───┘          steps: limits, log files, outcomes, the table at the end
 //!  cargo   kernel   oci                    calls of cargo; the compiler of the kernel programs; container images
-//!  process   ui   workspace                child processes, the terminal, paths
+//!  process   lanes   ui   workspace        child processes, some at once; the terminal, paths
 //! ```
 
 mod bench;
@@ -15,6 +15,7 @@ mod demo;
 mod e2e;
 mod image;
 mod kernel;
+mod lanes;
 mod lint;
 mod oci;
 mod process;

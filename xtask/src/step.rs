@@ -3,13 +3,15 @@
 use std::{
     path::PathBuf,
     process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::{
+    lanes::lanes,
     process::{self, Log},
     ui::{Progress, say},
     workspace::Workspace,
@@ -73,6 +75,37 @@ impl<'a> Job<'a> {
             self.progress.line(line);
             self.counts.add(line);
         })
+    }
+
+    /// Runs the `command` of each of `items`, `at_once` of them at the same time. What one says is in the log when it has ended, in one
+    /// piece. The answers are in the items' order: its lines, and how it ended.
+    pub fn side_by_side<T: Sync>(
+        &mut self,
+        items: &[T],
+        at_once: usize,
+        command: impl Fn(&T) -> Command + Sync,
+    ) -> Vec<(Vec<String>, Result<()>)> {
+        let limit = self.limit;
+        let job = Mutex::new(self);
+        let locked = || job.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = lanes(items, at_once, |_, item| {
+            let command = command(item);
+            let mut lines = vec![format!("$ {}", process::show(&command))];
+            let result = process::run(command, limit, |line| {
+                lines.push(line.to_owned());
+                locked().progress.line(line);
+            });
+            let mut job = locked();
+            for line in &lines {
+                job.log.line(line);
+                job.counts.add(line);
+            }
+            (lines, result)
+        });
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| (Vec::new(), Err(anyhow!("its thread was lost")))))
+            .collect()
     }
 
     /// Runs a command with much output: all of it goes to the log, and what `tell` makes of a line is the progress.

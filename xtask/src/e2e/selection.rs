@@ -49,7 +49,7 @@ const HALF_AN_HOUR: &str = "rolling update";
 /// What core specs are about.
 const CORE: &str = r"\[sig-network\] (Services|Conntrack|Traffic Distribution|EndpointSlice|HostPort|NoSNAT)\b";
 
-/// A few of a selection's specs, other ones for each seed.
+/// A few of many specs or test programs, other ones for each seed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sample {
     /// How many.
@@ -60,13 +60,13 @@ pub struct Sample {
 
 impl Sample {
     /// Those of `names` that the seed says, in their order.
-    fn of<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+    pub fn of<'a>(&self, names: &'a [impl AsRef<str>]) -> Vec<&'a str> {
         let lot = |name: &str| Sha256::new().chain_update(&self.seed).chain_update([0]).chain_update(name).finalize();
         let mut drawn: Vec<usize> = (0..names.len()).collect();
-        drawn.sort_by_cached_key(|index| lot(&names[*index]));
+        drawn.sort_by_cached_key(|index| lot(names[*index].as_ref()));
         drawn.truncate(self.size);
         drawn.sort_unstable();
-        drawn.into_iter().map(|index| names[index].as_str()).collect()
+        drawn.into_iter().map(|index| names[index].as_ref()).collect()
     }
 }
 

@@ -4,7 +4,10 @@ mod licences;
 mod object;
 mod size;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -14,7 +17,7 @@ use crate::{
     setup,
     step::{Job, Step, Verdict, alone, run_all},
     test::build_programs,
-    workspace::Workspace,
+    workspace::{Workspace, search_path},
 };
 
 /// Arguments of `lint`.
@@ -52,7 +55,13 @@ pub const STEPS: &[Step] = &[
         required: false,
         run: advisories,
     },
-    Step { name: "lint-clippy", about: "clippy, warnings denied", limit: LIMIT, required: true, run: clippy },
+    Step {
+        name: "lint-clippy",
+        about: "clippy, warnings denied, for the other architecture where its target is to be had: it shows that that one compiles, too",
+        limit: LIMIT,
+        required: true,
+        run: clippy,
+    },
     Step {
         name: "lint-kernel",
         about: "clippy over the kernel programs, with their compiler and target",
@@ -89,10 +98,25 @@ fn format(job: &mut Job) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// The architecture that nothing is built for here.
+const OTHER: &str = "aarch64-unknown-linux-gnu";
+
 fn clippy(job: &mut Job) -> Result<Verdict> {
-    let what = ["clippy"].into_iter().chain(WORKSPACE).chain(["--all-targets", "--", "-D", "warnings"]);
-    job.run(cargo(job.workspace, what))?;
+    let other = other_architecture(job)
+        .inspect_err(|error| job.report(&format!("for this machine's architecture only: {error:#}")))
+        .is_ok();
+    let target = other.then_some(["--target", OTHER]).into_iter().flatten();
+    let what = ["clippy"].into_iter().chain(WORKSPACE).chain(["--all-targets"]).chain(target);
+    job.run(cargo(job.workspace, what.chain(["--", "-D", "warnings"])))?;
     Ok(Verdict::Passed)
+}
+
+/// Fetches the standard library, and what compiles the C parts of dependencies.
+fn other_architecture(job: &mut Job) -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", OTHER]).env("PATH", search_path());
+    job.run(rustup)?;
+    setup::aarch64(job.workspace)
 }
 
 fn clippy_kernel(job: &mut Job) -> Result<Verdict> {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What `cargo xtask cluster build` calls them, those that are needed first at the front.
-const PARTS: &[&str] = &["helm", "metallb", "cluster", "tests", "flannel", "agent"];
+const PARTS: &[&str] = &["cluster", "helm", "metallb", "tests", "agent", "flannel"];
 
 /// The other xtask; it ends with this value.
 pub struct Ahead(Child);

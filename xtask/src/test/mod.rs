@@ -27,6 +27,7 @@ use crate::{
 use ahead::Ahead;
 use kit::Kit;
 use suite::Suite;
+use virtual_machine::Part;
 
 /// Arguments of `test`.
 #[derive(Args)]
@@ -83,24 +84,17 @@ const STEPS: &[Step] = &[
     Step { name: "demo", about: "the demo of `cargo xtask demo`", limit: minutes(10), required: true, run: demo },
     Step {
         name: "vm-6.1",
-        about: "programs, namespaces and SCTP on the oldest supported kernel",
+        about: "programs, hooks and virtual servers on the oldest supported kernel, and a part of all else, another one for each commit",
         limit: minutes(30),
         required: true,
-        run: |job| virtual_machine::run(job, Kernel::V6_1),
+        run: |job| virtual_machine::run(job, Kernel::V6_1, Part::Few),
     },
     Step {
         name: "vm-6.12",
         about: "programs, hooks and virtual servers on Linux 6.12",
         limit: minutes(30),
         required: true,
-        run: |job| virtual_machine::run(job, Kernel::V6_12),
-    },
-    Step {
-        name: "aarch64",
-        about: "cargo check for the other architecture, where its target is to be had",
-        limit: minutes(15),
-        required: false,
-        run: aarch64,
+        run: |job| virtual_machine::run(job, Kernel::V6_12, Part::Taken),
     },
 ];
 
@@ -122,14 +116,23 @@ const WITH_PARTS: &[Step] = &[
     },
 ];
 
-/// What needs them too, and takes longer than every change has time for: these run only if they are named.
-const ON_DEMAND: &[Step] = &[Step {
-    name: "cluster",
-    about: "agents as a DaemonSet on a real cluster: killed, upgraded, rolled back, rebooted",
-    limit: minutes(90),
-    required: true,
-    run: cluster::run,
-}];
+/// What takes longer than every change has time for: these run only if they are named.
+const ON_DEMAND: &[Step] = &[
+    Step {
+        name: "whole-6.1",
+        about: "programs, namespaces and SCTP on the oldest supported kernel: all that a machine runs",
+        limit: minutes(40),
+        required: true,
+        run: |job| virtual_machine::run(job, Kernel::V6_1, Part::Whole),
+    },
+    Step {
+        name: "cluster",
+        about: "agents as a DaemonSet on a real cluster: killed, upgraded, rolled back, rebooted",
+        limit: minutes(90),
+        required: true,
+        run: cluster::run,
+    },
+];
 
 /// Runs the steps.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
@@ -157,7 +160,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     setup::run(workspace)?;
-    let needs_parts = |step: &&Step| WITH_PARTS.iter().chain(ON_DEMAND).any(|one| one.name == step.name);
+    let needs_parts = |step: &&Step| WITH_PARTS.iter().any(|one| one.name == step.name);
     // Beside steps that do without them.
     let others_first = steps.iter().position(needs_parts).is_some_and(|first| first > 0);
     let _ahead = others_first.then(|| Ahead::begin(workspace)).transpose()?;
@@ -187,23 +190,4 @@ fn demo(job: &mut Job) -> Result<Verdict> {
     let artifacts = build(job)?;
     job.run(crate::demo::command(job.workspace, &artifacts)?)?;
     Ok(Verdict::Passed)
-}
-
-const AARCH64: &str = "aarch64-unknown-linux-gnu";
-
-fn aarch64(job: &mut Job) -> Result<Verdict> {
-    if !has_target(job) {
-        return Ok(Verdict::NotRun(format!("no standard library for {AARCH64} is to be had")));
-    }
-    setup::aarch64(job.workspace)?;
-    let check = ["check"].into_iter().chain(WORKSPACE).chain(["--all-targets", "--target", AARCH64]);
-    job.run(cargo(job.workspace, check))?;
-    Ok(Verdict::Passed)
-}
-
-/// Whether the compiler has a standard library for the other architecture; rustup is asked to fetch it.
-fn has_target(job: &mut Job) -> bool {
-    let mut rustup = std::process::Command::new("rustup");
-    rustup.args(["target", "add", AARCH64]);
-    job.run(rustup).is_ok()
 }

@@ -33,6 +33,33 @@ const KUBERNETES: &[&str] = &[
 const CLUSTER: &[&str] = &["cluster_addresses", "cluster_api_server", "cluster_software", "cluster_survival"];
 const REBOOT: &[&str] = &["cluster_reboot"];
 
+/// Those that run side by side, for they wait most of the time, for timers to end and for nodes to be missed, and load nothing; or compute
+/// with one thread. Those that take longest come first.
+const SIDE_BY_SIDE: &[&str] = &[
+    "liveness",
+    "orders",
+    "spread",
+    "failover",
+    "kube_layer2",
+    "lifetimes",
+    "kube_metallb",
+    "layer2",
+    "kube_controller",
+    "operation",
+    "kube_source",
+    "paths",
+    "services",
+    "kube_agent",
+    "takeover",
+    "health",
+    "kube_proxy",
+    "addresses",
+    "reuse",
+    "attach_migration",
+];
+/// How many of them at the same time.
+const AT_ONCE: usize = 2;
+
 /// A set of test programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
@@ -85,10 +112,7 @@ impl Suite {
     pub fn run_with(self, job: &mut Job, kit: &Kit, more: Vec<(&'static str, String)>) -> Result<Verdict> {
         let mut environment = kit.environment()?;
         environment.extend(more);
-        let mut failures = Failures::default();
-        let mut any = false;
-        for program in self.programs(&kit.artifacts) {
-            any = true;
+        let command = |program: &Executable| {
             let mut command = Command::new(&program.path);
             command.current_dir(&program.directory).env("CARGO_MANIFEST_DIR", &program.directory);
             command.envs(environment.iter().map(|(name, value)| (name, value)));
@@ -96,17 +120,39 @@ impl Suite {
                 // What a test measures must not depend on what another one does meanwhile.
                 command.args(["--test-threads", "1"]);
             }
+            command
+        };
+        let mut failures = Failures::default();
+        let (mut side_by_side, alone): (Vec<_>, Vec<_>) =
+            self.programs(&kit.artifacts).partition(|program| self == Self::Unit || place(program).is_some());
+        for program in &alone {
             failures.begin(&program.name);
-            if let Err(error) = job.listen(command, |line| failures.take(line)) {
+            if let Err(error) = job.listen(command(program), |line| failures.take(line)) {
+                failures.end(&format!("{error:#}"));
+            }
+        }
+        side_by_side.sort_by_key(|program| place(program).unwrap_or(usize::MAX));
+        let outcomes = job.side_by_side(&side_by_side, AT_ONCE, |program| command(program));
+        for (program, (lines, result)) in side_by_side.iter().zip(outcomes) {
+            failures.begin(&program.name);
+            for line in lines {
+                failures.take(&line);
+            }
+            if let Err(error) = result {
                 failures.end(&format!("{error:#}"));
             }
         }
         failures.tell(job)?;
-        if !any {
+        if alone.is_empty() && side_by_side.is_empty() {
             return Ok(Verdict::NotRun("there are no such tests".to_owned()));
         }
         Ok(Verdict::Passed)
     }
+}
+
+/// The place of a program in [`SIDE_BY_SIDE`].
+fn place(program: &Executable) -> Option<usize> {
+    SIDE_BY_SIDE.iter().position(|name| program.name == *name)
 }
 
 /// What failed, told once more at the end, where one looks first.

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use super::{kit::Kit, suite::Failures};
 use crate::{
     cargo::TEST_PACKAGE,
+    e2e::selection::Sample,
     step::{Job, Verdict},
     vm::{self, Console, Kernel, Machine, quote},
 };
@@ -40,20 +41,50 @@ const CORE: &[(&str, &[&str])] = &[
     ("ipvs", &[]),
     ("services", &["bridged_pods_host_sockets_behind_a_firewall_beside_the_bridge", "routed_pods_all_sockets"]),
 ];
-/// Those of them that show whether a kernel takes the programs and has their hooks. On kernels between the oldest and the newest that is
-/// enough: what the programs do is tested on both.
+/// Those of them that show whether a kernel takes the programs and has their hooks.
 const TAKES_THEM: &[&str] = &["attach_hooks", "attach_migration", "socket_hooks", "ipvs"];
+/// How many of the others a [`Part::Few`] has.
+const FEW: usize = 2;
+
+/// How much of [`CORE`] is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// [`TAKES_THEM`].
+    Taken,
+    /// Those, and [`FEW`] of the others, other ones for each commit: what the programs do is tested on this machine's kernel, too.
+    Few,
+    /// All of it.
+    Whole,
+}
+
+impl Part {
+    /// The names of its test programs.
+    fn programs(self, job: &mut Job) -> Result<Vec<&'static str>> {
+        let (taken, others): (Vec<&str>, Vec<&str>) =
+            CORE.iter().map(|(name, _)| *name).partition(|name| TAKES_THEM.contains(name));
+        let drawn = match self {
+            Self::Taken => Vec::new(),
+            Self::Whole => others.clone(),
+            Self::Few => Sample { size: FEW, seed: job.workspace.git(&["rev-parse", "HEAD"])? }.of(&others),
+        };
+        if self == Self::Few {
+            job.report(&format!("of {} this commit's are {}", others.join(", "), drawn.join(" and ")));
+        }
+        Ok(taken.into_iter().chain(others.iter().copied().filter(|name| drawn.contains(name))).collect())
+    }
+}
+
 /// What stands before a test program's name in the machine's output.
 const MARK: &str = "== ";
 /// Requests a second, where a test sends load.
 const LOAD: &str = "300";
 
-/// Runs the tests under `kernel`.
-pub fn run(job: &mut Job, kernel: Kernel) -> Result<Verdict> {
+/// Runs tests under `kernel`.
+pub fn run(job: &mut Job, kernel: Kernel, part: Part) -> Result<Verdict> {
     let kit = Kit::build(job)?;
     let image = vm::fetch(job.workspace, kernel, &mut |line| job.note(line))?;
-    let runs = |name: &str| kernel == Kernel::V6_1 || TAKES_THEM.contains(&name);
-    let mut machine = Machine::prepare(job.workspace, &image, Console::Output, &script(&kit, runs)?)?;
+    let programs = part.programs(job)?;
+    let mut machine = Machine::prepare(job.workspace, &image, Console::Output, &script(&kit, &programs)?)?;
     let emulator = machine.command();
     let mut failures = Failures::default();
     job.listen(emulator, |line| {
@@ -74,12 +105,12 @@ pub fn run(job: &mut Job, kernel: Kernel) -> Result<Verdict> {
 }
 
 /// The shell script that runs the tests there, one program after the other.
-fn script(kit: &Kit, runs: impl Fn(&str) -> bool) -> Result<String> {
+fn script(kit: &Kit, programs: &[&str]) -> Result<String> {
     let mut lines = vec!["failed=0".to_owned(), format!("export CULVERT_LOAD={LOAD}")];
     for (name, value) in kit.environment()? {
         lines.push(format!("export {name}={}", quote(&value)));
     }
-    for (name, skipped) in CORE.iter().filter(|(name, _)| runs(name)) {
+    for (name, skipped) in CORE.iter().filter(|(name, _)| programs.contains(name)) {
         let mut programs = kit.artifacts.executables.iter();
         let Some(program) = programs.find(|one| one.test && one.package == TEST_PACKAGE && one.name == *name) else {
             bail!("there is no test {name}");
