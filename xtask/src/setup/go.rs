@@ -83,6 +83,8 @@ impl Go {
         for name in ["GOFLAGS", "GOROOT", "GOOS", "GOARCH", "GOAMD64", "GOEXPERIMENT"] {
             command.env_remove(name);
         }
+        // A compiler lives for seconds and has little garbage to collect: doing so less often saves a quarter of its work.
+        command.env("GOGC", "400");
         command
     }
 }

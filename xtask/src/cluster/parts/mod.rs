@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Time that one program may take to build, downloads included, on a machine that has built nothing yet.
-pub const LIMIT: Duration = Duration::from_mins(30);
+pub const LIMIT: Duration = Duration::from_mins(90);
 
 /// Arguments of `cluster build`.
 #[derive(Args)]
