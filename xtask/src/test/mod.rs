@@ -94,7 +94,7 @@ const STEPS: &[Step] = &[
         about: "programs, hooks and virtual servers on Linux 6.12",
         limit: minutes(30),
         required: true,
-        run: |job| virtual_machine::run(job, Kernel::V6_12, Part::Taken),
+        run: |job| virtual_machine::run(job, Kernel::V6_12, Part::Hooks),
     },
 ];
 
