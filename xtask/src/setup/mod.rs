@@ -64,7 +64,7 @@ pub fn software(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::SOFTWARE)
 }
 
-/// Installs what `cargo check` for aarch64 needs beside what everything needs.
+/// Installs what clippy for aarch64 needs beside what everything needs.
 pub fn aarch64(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, needs::AARCH64)
 }
