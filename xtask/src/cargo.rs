@@ -1,7 +1,7 @@
 //! Calls of cargo. All use one profile and one target directory outside the repository, so that nothing is built twice.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::{
     kernel::Toolchain,
+    process,
+    step::Job,
     workspace::{Workspace, search_path},
 };
 
@@ -60,6 +62,26 @@ fn place(workspace: &Workspace, command: &mut Command) {
             command.env_remove(name);
         }
     }
+}
+
+/// Whether the compiler has a standard library for the target `triple`; rustup is asked for one that is missing.
+pub fn standard_library(job: &mut Job, triple: &str) -> bool {
+    if has_library(triple) {
+        return true;
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", triple]).env("PATH", search_path());
+    job.run(rustup).is_ok() && has_library(triple)
+}
+
+fn has_library(triple: &str) -> bool {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut rustc = Command::new(rustc);
+    rustc.args(["--print", "target-libdir", "--target", triple]).env("PATH", search_path());
+    process::output(&mut rustc).is_ok_and(|path| {
+        let mut files = fs::read_dir(path.trim()).into_iter().flatten().flatten();
+        files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+    })
 }
 
 /// What cargo says of a build with `--message-format json-render-diagnostics`, picked from its output lines.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -12,12 +12,12 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    cargo::{Artifacts, cargo},
+    cargo::{Artifacts, cargo, standard_library},
     oci::{self, Archive, Config, Layer},
-    process, setup,
+    setup,
     step::{Job, alone},
     ui::say,
-    workspace::{Workspace, search_path},
+    workspace::Workspace,
 };
 
 /// The image's name, but for its tag.
@@ -157,12 +157,7 @@ enum Target {
 impl Target {
     fn find(job: &mut Job) -> Self {
         let musl = Self::Musl.build().0;
-        if has_library(&musl) {
-            return Self::Musl;
-        }
-        let mut rustup = Command::new("rustup");
-        rustup.args(["target", "add", &musl]).env("PATH", search_path());
-        if job.run(rustup).is_ok() && has_library(&musl) { Self::Musl } else { Self::Gnu }
+        if standard_library(job, &musl) { Self::Musl } else { Self::Gnu }
     }
 
     /// The target's name, and compiler flags.
@@ -180,17 +175,6 @@ impl Target {
             Self::Gnu => "cc",
         }
     }
-}
-
-/// Whether the compiler has a standard library for that target.
-fn has_library(triple: &str) -> bool {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut rustc = Command::new(rustc);
-    rustc.args(["--print", "target-libdir", "--target", triple]).env("PATH", search_path());
-    process::output(&mut rustc).is_ok_and(|path| {
-        let mut files = fs::read_dir(path.trim()).into_iter().flatten().flatten();
-        files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
-    })
 }
 
 fn megabytes(bytes: u64) -> String {

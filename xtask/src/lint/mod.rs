@@ -4,20 +4,17 @@ mod licences;
 mod object;
 mod size;
 
-use std::{
-    process::{Command, ExitCode},
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{
-    cargo::{WORKSPACE, cargo, kernel_clippy},
+    cargo::{WORKSPACE, cargo, kernel_clippy, standard_library},
     setup,
     step::{Job, Step, Verdict, alone, run_all},
     test::build_programs,
-    workspace::{Workspace, search_path},
+    workspace::Workspace,
 };
 
 /// Arguments of `lint`.
@@ -113,9 +110,7 @@ fn clippy(job: &mut Job) -> Result<Verdict> {
 
 /// Fetches the standard library, and what compiles the C parts of dependencies.
 fn other_architecture(job: &mut Job) -> Result<()> {
-    let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add", OTHER]).env("PATH", search_path());
-    job.run(rustup)?;
+    ensure!(standard_library(job, OTHER), "no standard library for {OTHER} is to be had");
     setup::aarch64(job.workspace)
 }
 
