@@ -108,6 +108,16 @@ fn udp_follows_its_backend_away_and_back() -> Result<()> {
                     sessions.push((from.name().to_owned(), session));
                 }
             }
+            // The backend ends, and serves until then: it keeps these sockets, and new ones get the other.
+            stage.cluster.apply([&everywhere("dns", 1).terminating("n1", &cast.a).ready("n2", &cast.c)])?;
+            for (from, session) in &mut sessions {
+                let outcome = session.exchange();
+                ensure!(outcome.server() == Some("a"), "{mode:?} {family:?} from {from}: {outcome} while a terminates");
+            }
+            for (from, ask) in askers(&stage, family) {
+                let server = answered(&from.ask(&ask)?)?;
+                ensure!(server == "c", "{mode:?} {family:?} new from {}: {server} while a terminates", from.name());
+            }
             // The backend moves: the same sockets reach the new one. A connected one may be told once.
             stage.cluster.apply([&dns(&[c])])?;
             for (from, session) in &mut sessions {

@@ -156,6 +156,10 @@ pub struct FrontendPlan {
     /// Name of the Service port ("" if it has none). Not part of the JSON.
     #[serde(skip)]
     pub port_name: String,
+    /// Endpoints that terminate and get nothing new, for others are ready, but go on serving what they have; like `backends`, and
+    /// none of those. Not part of the JSON.
+    #[serde(skip)]
+    pub draining: Arc<[BackendPlan]>,
     /// The backends are the list of traffic policy Local, and that of policy Cluster is another one. Not part of the JSON.
     #[serde(skip)]
     pub policy_local: bool,

@@ -115,6 +115,7 @@ fn plan(index: usize, kind: FrontendKind, endpoints: usize) -> ServicePlan {
         client_address: ClientAddress::Kept,
         verdict: Verdict::Balance,
         backends: (0..endpoints).map(backend).collect(),
+        draining: [].into(),
         port_name: String::from("http"),
         policy_local: false,
     };

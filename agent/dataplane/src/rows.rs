@@ -90,8 +90,11 @@ pub struct ViewRows {
     pub flags: u8,
 }
 
+/// Of a backend that gets nothing new.
+const IN_NO_LIST: u16 = backend::NOT_IN_CLUSTER_LIST | backend::NOT_IN_LOCAL_LIST;
+
 /// Bits that a backend has only where all lists with it agree.
-const UNANIMOUS: u16 = backend::TERMINATING | backend::NOT_IN_CLUSTER_LIST | backend::NOT_IN_LOCAL_LIST;
+const UNANIMOUS: u16 = backend::TERMINATING | IN_NO_LIST;
 
 /// The view of an audience that the plan does not speak of.
 const NOTHING: ViewRows = ViewRows { table: None, verdict: verdict::DROP, flags: 0 };
@@ -148,7 +151,8 @@ fn port_rows(plan: &ServicePlan, frontends: &[&FrontendPlan], own: &[IpAddr]) ->
     })
 }
 
-/// All backends of the frontends: each once, sorted. It is terminating only where every list says so.
+/// All backends of the frontends: each once, sorted. It is terminating only where every list says so. Those that drain are in no
+/// list: they are there for the connections that they have.
 fn endpoints(frontends: &[&FrontendPlan]) -> Vec<Endpoint> {
     let mut lists: Vec<&FrontendPlan> = frontends.iter().copied().filter(|plan| !plan.backends.is_empty()).collect();
     // Most frontends of a port share one list.
@@ -163,7 +167,8 @@ fn endpoints(frontends: &[&FrontendPlan]) -> Vec<Endpoint> {
             (true, true) => backend::NOT_IN_CLUSTER_LIST,
             (true, false) => backend::NOT_IN_LOCAL_LIST,
         };
-        list.backends.iter().map(move |plan| endpoint(plan, absent))
+        let draining = list.draining.iter().map(|plan| endpoint(plan, IN_NO_LIST));
+        list.backends.iter().map(move |plan| endpoint(plan, absent)).chain(draining)
     });
     let mut all: Vec<Endpoint> = endpoints.collect();
     all.sort_unstable_by_key(|endpoint| endpoint.at);

@@ -61,6 +61,7 @@ struct Front {
 struct Spec {
     fronts: Vec<Front>,
     backends: Vec<u8>,
+    draining: Vec<u8>,
     terminating: bool,
     refuse: bool,
 }
@@ -84,9 +85,20 @@ fn front() -> impl Strategy<Value = Front> {
 }
 
 fn spec() -> impl Strategy<Value = Option<Spec>> {
-    let spec =
-        (prop::collection::vec(front(), 0..4), prop::collection::vec(1_u8..16, 0..14), any::<bool>(), any::<bool>());
-    let spec = spec.prop_map(|(fronts, backends, terminating, refuse)| Spec { fronts, backends, terminating, refuse });
+    let spec = (
+        prop::collection::vec(front(), 0..4),
+        prop::collection::vec(1_u8..16, 0..14),
+        prop::collection::vec(1_u8..16, 0..4),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let spec = spec.prop_map(|(fronts, backends, draining, terminating, refuse)| Spec {
+        fronts,
+        backends,
+        draining,
+        terminating,
+        refuse,
+    });
     prop_oneof![1 => Just(None), 5 => spec.prop_map(Some)]
 }
 
@@ -112,6 +124,10 @@ fn plan(index: usize, spec: &Spec, taken: &mut HashSet<(usize, u16, Protocol)>) 
         let all = backends(address, &spec.backends, spec.terminating);
         let local = backends(address, &front.local, spec.terminating);
         let range = if address.is_ipv4() { "198.51.100.0/24" } else { "2001:db8:1::/48" };
+        let draining = |listed: &[BackendPlan]| {
+            let all = self::backends(address, &spec.draining, spec.terminating).into_iter();
+            all.filter(|backend| !listed.contains(backend)).collect()
+        };
         let row = |audience, backends: &[BackendPlan]| FrontendPlan {
             protocol: front.protocol,
             audience,
@@ -119,6 +135,7 @@ fn plan(index: usize, spec: &Spec, taken: &mut HashSet<(usize, u16, Protocol)>) 
             source_ranges: if front.ranged { vec![range.parse().unwrap()] } else { vec![] },
             affinity_seconds: front.affinity.then_some(10_800),
             client_address: if front.replaced { ClientAddress::Replaced } else { ClientAddress::Kept },
+            draining: if backends.is_empty() { [].into() } else { draining(backends) },
             port_name: if front.named { format!("p{}", front.port) } else { String::new() },
             ..support::frontend(kind, &address.to_string(), front.port, backends)
         };
@@ -198,7 +215,7 @@ fn expected(plans: &Moment) -> State {
                 meaning.views[audience] = if refused_host { nothing.clone() } else { expected_view(row, flags) };
             }
             *state.addresses.entry(row.address).or_default() |= address::FRONTEND;
-            for backend in row.backends.iter() {
+            for backend in row.backends.iter().chain(row.draining.iter()) {
                 state.alive.insert((port(plan, row), place(backend), flags(backend)));
             }
         }
@@ -231,8 +248,11 @@ fn place(backend: &BackendPlan) -> At {
 fn flags(plan: &BackendPlan, port: u64, lists: &Lists) -> u16 {
     let local = if plan.local { backend::LOCAL } else { 0 };
     let terminating = if plan.state == BackendState::Terminating { backend::TERMINATING } else { 0 };
-    let absent = |policy_local, bit| match lists.get(&(port, policy_local)) {
+    let list = |policy_local| lists.get(&(port, policy_local));
+    let draining = ![false, true].into_iter().filter_map(list).any(|list| list.contains(&place(plan)));
+    let absent = |policy_local, bit| match list(policy_local) {
         Some(list) if !list.contains(&place(plan)) => bit,
+        None if draining => bit,
         _ => 0,
     };
     let absent = absent(false, backend::NOT_IN_CLUSTER_LIST) | absent(true, backend::NOT_IN_LOCAL_LIST);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use culvert_abi::{address, audience, backend, verdict, view};
-use culvert_api::plan::{Audience, FrontendKind, ServicePlan, Verdict};
+use culvert_api::plan::{Audience, BackendPlan, BackendState, FrontendKind, ServicePlan, Verdict};
 use culvert_dataplane::{
     codec::{self, Family},
     fake::{FakeStore, Sizes},
@@ -175,6 +175,40 @@ fn a_backend_says_in_which_list_it_is_not() {
     let state = state(reconciler.store());
     let lists = state.frontends.values().map(|row| row.views[audience::EXTERNAL].flags & view::LOCAL_LIST);
     assert_eq!(lists.collect::<Vec<u8>>(), [0, view::LOCAL_LIST]);
+}
+
+#[test]
+fn a_backend_that_drains_is_alive_and_in_no_list() {
+    const IN_NO_LIST: u16 = backend::NOT_IN_CLUSTER_LIST | backend::NOT_IN_LOCAL_LIST;
+    let mut reconciler = fresh();
+    let plan = |listed: &[u8], draining: &[u8]| {
+        let list = backends(listed.iter().copied());
+        let mut plan = service("ends");
+        let drain = backends(draining.iter().copied()).into_iter();
+        plan.frontends = vec![frontend(FrontendKind::ClusterIP, "10.96.0.1", 80, &list)];
+        plan.frontends[0].draining =
+            drain.map(|backend| BackendPlan { state: BackendState::Terminating, ..backend }).collect();
+        plan
+    };
+    let ids = |reconciler: &Reconciler<FakeStore>| {
+        let views = reconciler.view_backends(None, at(0)).unwrap();
+        views
+            .into_iter()
+            .map(|backend| (backend.address.to_string(), backend.id, backend.generation))
+            .collect::<Vec<_>>()
+    };
+    reconciler.upsert(&plan(&[1, 2], &[]), at(0)).unwrap();
+    let before = ids(&reconciler);
+    reconciler.upsert(&plan(&[2], &[1]), at(0)).unwrap();
+    // The same row, for flows name it; and nobody is sent there any more.
+    assert_eq!(ids(&reconciler), before);
+    assert_eq!(absent(&reconciler), [IN_NO_LIST | backend::TERMINATING, 0]);
+    assert_eq!(reconciler.drift().unwrap(), vec![]);
+    let state = state(reconciler.store());
+    let listed = addresses(&state.frontends.values().next().unwrap().views[audience::PODS]);
+    assert_eq!(listed.len(), 1);
+    reconciler.upsert(&plan(&[2], &[]), at(0)).unwrap();
+    assert_eq!(ids(&reconciler), before[1..]);
 }
 
 #[test]

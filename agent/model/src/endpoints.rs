@@ -31,13 +31,22 @@ pub(crate) struct Place<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     /// For traffic policy Cluster: ready ones that topology admits, else terminating ones that serve.
-    pub cluster: Arc<[BackendPlan]>,
+    pub cluster: List,
     /// The topology mode that chose `cluster`.
     pub topology: Topology,
     /// For traffic policy Local: ready ones of this node, else its terminating ones that serve.
-    pub local: Arc<[BackendPlan]>,
+    pub local: List,
     /// Some endpoint anywhere may get traffic. If so, `cluster` is not empty.
     pub any: bool,
+}
+
+/// What one traffic policy gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct List {
+    /// For new connections.
+    pub backends: Arc<[BackendPlan]>,
+    /// Others, that end and serve until then the connections that they have (kube-proxy's `CleanStaleEntries`).
+    pub draining: Arc<[BackendPlan]>,
 }
 
 /// An endpoint with the port that its slice gives it.
@@ -69,12 +78,13 @@ impl Endpoints {
     pub(crate) fn new(slices: &Slices, wanted: Wanted, place: Place, with_local: bool) -> Self {
         let candidates = candidates(slices, wanted, place.node);
         let topology = topology(&candidates, place);
-        let cluster = prefer_ready(&candidates, |candidate| match topology {
+        let cluster = prefer_ready(candidates.iter(), |candidate| match topology {
             Topology::Node => has(&candidate.endpoint.node_hints, Some(place.node)),
             Topology::Zone => has(&candidate.endpoint.zone_hints, place.zone),
             Topology::None => true,
         });
-        let local = if with_local { prefer_ready(&candidates, |candidate| candidate.local) } else { Arc::default() };
+        let of_this_node = candidates.iter().filter(|candidate| candidate.local);
+        let local = if with_local { prefer_ready(of_this_node, |_| true) } else { List::default() };
         Self { cluster, topology, local, any: !candidates.is_empty() }
     }
 }
@@ -121,15 +131,19 @@ fn has(hints: &[Arc<str>], name: Option<&str>) -> bool {
     name.is_some_and(|name| hints.iter().any(|hint| **hint == *name))
 }
 
-/// The ready ones that are admitted; without any, the terminating ones. (Topology never admits terminating ones only:
-/// a mode is in force only if it admits a ready one.)
-fn prefer_ready(candidates: &[Candidate], admits: impl Fn(&Candidate) -> bool) -> Arc<[BackendPlan]> {
-    let of_state = |ready| candidates.iter().filter(move |candidate| candidate.ready() == ready);
-    let ready: Arc<[_]> = of_state(true).filter(|candidate| admits(candidate)).map(Candidate::backend).collect();
-    if !ready.is_empty() {
-        return ready;
+/// The ready ones that are admitted; without any, the terminating ones. (Topology has no say in those: a mode is in force
+/// only if it admits a ready one, and who is about to end may have got connections before there was any.)
+fn prefer_ready<'a>(
+    candidates: impl Iterator<Item = &'a Candidate<'a>> + Clone,
+    admits: impl Fn(&Candidate) -> bool,
+) -> List {
+    let ready = candidates.clone().filter(|candidate| candidate.ready() && admits(candidate));
+    let ready: Arc<[_]> = ready.map(Candidate::backend).collect();
+    let terminating: Arc<[_]> = candidates.filter(|candidate| !candidate.ready()).map(Candidate::backend).collect();
+    if ready.is_empty() {
+        return List { backends: terminating, draining: Arc::default() };
     }
-    of_state(false).filter(|candidate| admits(candidate)).map(Candidate::backend).collect()
+    List { backends: ready, draining: terminating }
 }
 
 /// Ready endpoints on a node, counted by address, for the health check server. kube-proxy counts each family on its

@@ -1,14 +1,11 @@
 //! What each audience gets at a frontend: the traffic policies with their short-circuits.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use culvert_api::plan::{
-    Audience, BackendPlan, ClientAddress, FrontendKind, FrontendPlan, Protocol, Topology, Verdict,
-};
+use culvert_api::plan::{Audience, ClientAddress, FrontendKind, FrontendPlan, Protocol, Topology, Verdict};
 use ipnet::IpNet;
 
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, List};
 
 /// The frontend that rows are made for.
 #[derive(Clone, Copy, Debug)]
@@ -36,29 +33,29 @@ pub(crate) struct Outcome {
     verdict: Verdict,
     topology: Topology,
     client_address: ClientAddress,
-    backends: Arc<[BackendPlan]>,
+    list: List,
     policy_local: bool,
 }
 
 impl Outcome {
     fn refuse(verdict: Verdict) -> Self {
-        let backends = Arc::default();
-        Self { verdict, topology: Topology::None, client_address: ClientAddress::Kept, backends, policy_local: false }
+        let list = List::default();
+        Self { verdict, topology: Topology::None, client_address: ClientAddress::Kept, list, policy_local: false }
     }
 
     fn cluster(endpoints: &Endpoints, client_address: ClientAddress) -> Self {
-        let (topology, backends) = (endpoints.topology, endpoints.cluster.clone());
-        Self { verdict: Verdict::Balance, topology, client_address, backends, policy_local: false }
+        let (topology, list) = (endpoints.topology, endpoints.cluster.clone());
+        Self { verdict: Verdict::Balance, topology, client_address, list, policy_local: false }
     }
 
     fn local(endpoints: &Endpoints, client_address: ClientAddress) -> Self {
-        if endpoints.local.is_empty() {
+        if endpoints.local.backends.is_empty() {
             return Self::refuse(Verdict::Drop);
         }
-        let backends = endpoints.local.clone();
         // Where both policies have the same list, it is one: audiences that get the same share a row.
-        let policy_local = endpoints.local != endpoints.cluster;
-        Self { verdict: Verdict::Balance, topology: Topology::None, client_address, backends, policy_local }
+        let policy_local = endpoints.local.backends != endpoints.cluster.backends;
+        let list = if policy_local { endpoints.local.clone() } else { endpoints.cluster.clone() };
+        Self { verdict: Verdict::Balance, topology: Topology::None, client_address, list, policy_local }
     }
 }
 
@@ -106,7 +103,8 @@ pub(crate) fn rows(frontend: Frontend, gate: &Gate, outcomes: [Outcome; 3]) -> i
         topology: outcome.topology,
         client_address: outcome.client_address,
         verdict: outcome.verdict,
-        backends: outcome.backends,
+        backends: outcome.list.backends,
+        draining: outcome.list.draining,
         port_name: frontend.port_name.to_owned(),
         policy_local: outcome.policy_local,
     })

@@ -8,7 +8,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use culvert_api::plan::{Audience, BackendPlan, FrontendPlan, NodePlan, Protocol, ServicePlan, Verdict};
+use culvert_api::plan::{Audience, BackendPlan, BackendState, FrontendPlan, NodePlan, Protocol, ServicePlan, Verdict};
 use culvert_model::{Model, Reason, ServiceKey};
 use proptest::prelude::*;
 use world::{Event, NODES, Object};
@@ -171,7 +171,11 @@ fn check_row(row: &FrontendPlan, node: &str) -> Result<(), TestCaseError> {
     prop_assert_eq!(row.verdict == Verdict::Balance, !row.backends.is_empty());
     if row.policy_local {
         prop_assert_eq!(row.verdict, Verdict::Balance);
-        prop_assert!(row.backends.iter().all(|backend| backend.local));
+        prop_assert!(row.backends.iter().chain(row.draining.iter()).all(|backend| backend.local));
+    }
+    if !row.draining.is_empty() {
+        prop_assert!(row.backends.iter().all(|backend| backend.state == BackendState::Ready));
+        prop_assert!(row.draining.iter().all(|backend| backend.state == BackendState::Terminating));
     }
     prop_assert!(row.port != 0 && !row.address.is_loopback() && !row.address.is_unspecified());
     prop_assert!(row.source_ranges.is_sorted_by(|a, b| a < b));
@@ -181,7 +185,8 @@ fn check_row(row: &FrontendPlan, node: &str) -> Result<(), TestCaseError> {
     }
     let key = |backend: &BackendPlan| (backend.address, backend.port);
     prop_assert!(row.backends.is_sorted_by(|a, b| key(a) < key(b)));
-    for backend in row.backends.iter() {
+    prop_assert!(row.draining.is_sorted_by(|a, b| key(a) < key(b)));
+    for backend in row.backends.iter().chain(row.draining.iter()) {
         prop_assert_eq!(backend.address.is_ipv4(), row.address.is_ipv4());
         prop_assert_eq!(backend.local, backend.node.as_deref() == Some(node));
         prop_assert!(backend.port != 0 && !backend.address.is_loopback() && !backend.address.is_unspecified());

@@ -223,17 +223,30 @@ fn row(row: &FrontendPlan) -> String {
         Verdict::Drop => "drop".to_owned(),
         Verdict::Balance => row.backends.iter().map(backend).collect::<Vec<_>>().join(", "),
     };
+    if !row.draining.is_empty() {
+        text += "; draining ";
+        text += &row.draining.iter().map(draining).collect::<Vec<_>>().join(", ");
+    }
     if row.verdict != Verdict::Balance {
-        assert!(row.backends.is_empty(), "{text}: backends without balance");
+        assert!(row.backends.is_empty() && row.draining.is_empty(), "{text}: backends without balance");
         assert_eq!(row.client_address, ClientAddress::Kept, "{text}");
     }
     text
 }
 
 fn backend(backend: &BackendPlan) -> String {
-    let local = if backend.local { " local" } else { "" };
     let state = if backend.state == BackendState::Terminating { " terminating" } else { "" };
-    port(backend.address, backend.port) + local + state
+    place(backend) + state
+}
+
+fn draining(backend: &BackendPlan) -> String {
+    assert_eq!(backend.state, BackendState::Terminating);
+    place(backend)
+}
+
+fn place(backend: &BackendPlan) -> String {
+    let local = if backend.local { " local" } else { "" };
+    port(backend.address, backend.port) + local
 }
 
 fn port(address: IpAddr, port: u16) -> String {

@@ -123,6 +123,7 @@ mod tests {
             client_address: ClientAddress::Kept,
             verdict,
             backends: vec![].into(),
+            draining: vec![].into(),
             port_name: String::new(),
             policy_local: false,
         };

@@ -59,6 +59,7 @@ pub fn frontend(kind: FrontendKind, address: &str, port: u16, backends: &[Backen
         client_address: ClientAddress::Kept,
         verdict: if backends.is_empty() { Verdict::Reject } else { Verdict::Balance },
         backends: backends.to_vec().into(),
+        draining: [].into(),
         port_name: String::new(),
         policy_local: false,
     }
