@@ -71,6 +71,9 @@ pub struct Peers {
     /// What the kernel program was told last, and when.
     written: Option<Liveness>,
     written_at: Time,
+    /// Whether it was told all that this node stands on.
+    told: bool,
+    in_force: InForce,
     started: Time,
     book: Book,
     inbox: Inbox,
@@ -124,6 +127,7 @@ impl Peers {
         let seq = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         let nodes = kernel.electorate().parts().0.clone();
         let agent = Agent::new(&kernel, id, nodes, seq, times, now);
+        let in_force = InForce(kernel.claims().clone());
         Ok(Self {
             id,
             key: settings.key.clone(),
@@ -135,6 +139,8 @@ impl Peers {
             kernel,
             written: None,
             written_at: Time::ZERO,
+            told: true,
+            in_force,
             started: now,
             book: Book::open(state),
             inbox: Inbox::default(),
@@ -219,7 +225,7 @@ impl Peers {
 
     /// Addresses that the kernel may answer for.
     pub fn claims(&self) -> &BTreeSet<IpAddr> {
-        self.kernel.claims()
+        &self.in_force.0
     }
 
     /// Whether a majority stands behind this node, and the others.
@@ -282,7 +288,11 @@ impl Peers {
         self.ask_witness(now);
         let actions = self.agent.tick(&self.kernel, now);
         self.perform(actions, obey);
+        let was_told = self.told;
         self.tell_kernel(false);
+        if self.told && !was_told {
+            self.enforce(obey);
+        }
         self.publish(now);
     }
 
@@ -315,14 +325,19 @@ impl Peers {
                     // No row goes before its version: an earlier grant does not cover it.
                     self.kernel.activate(version, claims);
                     self.tell_kernel(true);
-                    obey(self.kernel.claims());
+                    self.enforce(obey);
                 }
                 Action::Retire(addresses) => {
                     self.kernel.retire(&addresses);
-                    obey(self.kernel.claims());
+                    self.enforce(obey);
                 }
             }
         }
+    }
+
+    fn enforce(&mut self, obey: &mut dyn FnMut(&BTreeSet<IpAddr>)) {
+        self.in_force.follow(self.kernel.claims(), self.told);
+        obey(&self.in_force.0);
     }
 
     fn send(&mut self, to: NodeId, message: &Message) {
@@ -343,13 +358,15 @@ impl Peers {
         let last = self.written.as_ref();
         let is_news = last.is_none_or(|last| Liveness { agent_until: row.agent_until, ..last.clone() } != row);
         let now = clock();
-        if !at_once && !is_news && now < self.written_at + PULSE {
+        if !at_once && !is_news && self.told && now < self.written_at + PULSE {
             return;
         }
         if let Some(wait) = (self.written_at + PAUSE).checked_sub(now).filter(|wait| !wait.is_zero()) {
             std::thread::sleep(wait);
         }
-        match self.maps.write(&row) {
+        let written = self.maps.write(&row);
+        self.told = written.is_ok();
+        match written {
             Ok(()) => self.written = Some(row),
             Err(error) => self.complain(format!("the kernel cannot be told who counts: {error}")),
         }
@@ -365,7 +382,9 @@ impl Peers {
             // First this node does without, then it lets go.
             self.kernel.set_witness(now);
             self.tell_kernel(true);
-            self.witness.ask(false);
+            if self.told {
+                self.witness.ask(false);
+            }
         }
     }
 
@@ -417,6 +436,21 @@ impl Peers {
     }
 }
 
+/// The addresses that the kernel may answer for.
+#[derive(Debug)]
+struct InForce(BTreeSet<IpAddr>);
+
+impl InForce {
+    /// Follows the claims. A new one waits until the kernel program was told what it stands on; what is retired goes at once.
+    fn follow(&mut self, claims: &BTreeSet<IpAddr>, told: bool) {
+        if told {
+            self.0.clone_from(claims);
+        } else {
+            self.0.retain(|address| claims.contains(address));
+        }
+    }
+}
+
 fn forget(said: &mut BTreeMap<NodeId, Arc<Said>>, alive: &BTreeSet<NodeId>, used: &BTreeSet<IpAddr>) {
     for (_, said) in said.iter_mut().filter(|(id, _)| !alive.contains(id)) {
         if !said.announced.is_subset(used) {
@@ -461,6 +495,16 @@ fn of_socket(socket: &UdpSocket, to: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_claim_is_in_force_before_the_kernel_knows_what_it_stands_on() {
+        let addresses = |last: &[u8]| last.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect::<BTreeSet<_>>();
+        let mut in_force = InForce(addresses(&[1, 2]));
+        in_force.follow(&addresses(&[2, 3]), false);
+        assert_eq!(in_force.0, addresses(&[2]));
+        in_force.follow(&addresses(&[2, 3]), true);
+        assert_eq!(in_force.0, addresses(&[2, 3]));
+    }
 
     #[test]
     fn what_a_node_announced_that_is_gone_is_forgotten_with_its_service() {
