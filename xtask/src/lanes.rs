@@ -7,13 +7,13 @@ use std::{
 
 /// Does `work` to each of `items`, `count` of them at once, the first ones first. The results are in the items' order; one is missing if
 /// the work panicked.
-pub fn lanes<T: Sync, R: Send>(items: &[T], count: usize, work: impl Fn(usize, &T) -> R + Sync) -> Vec<Option<R>> {
+pub fn lanes<T: Sync, R: Send>(items: &[T], count: usize, work: impl Fn(&T) -> R + Sync) -> Vec<Option<R>> {
     let queue = Mutex::new(items.iter().enumerate());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let lane = || {
         let mut done = Vec::new();
         while let Some((number, item)) = next() {
-            done.push((number, work(number, item)));
+            done.push((number, work(item)));
         }
         done
     };
@@ -37,15 +37,15 @@ mod tests {
     fn results_are_in_order_whoever_is_first() {
         // Nobody is through before two are at it.
         let both = Barrier::new(2);
-        let results = lanes(&[3, 1, 4, 1], 2, |number, item| {
+        let results = lanes(&[3, 1, 4, 1], 2, |item| {
             both.wait();
-            (number, item * 2)
+            item * 2
         });
-        assert_eq!(results, [Some((0, 6)), Some((1, 2)), Some((2, 8)), Some((3, 2))]);
+        assert_eq!(results, [Some(6), Some(2), Some(8), Some(2)]);
     }
 
     #[test]
     fn nothing_is_done_to_nothing() {
-        assert!(lanes(&[] as &[u8], 2, |_, _| ()).is_empty());
+        assert!(lanes(&[] as &[u8], 2, |_| ()).is_empty());
     }
 }

@@ -88,7 +88,7 @@ impl<'a> Job<'a> {
         let limit = self.limit;
         let job = Mutex::new(self);
         let locked = || job.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcomes = lanes(items, at_once, |_, item| {
+        let outcomes = lanes(items, at_once, |item| {
             let command = command(item);
             let mut lines = vec![format!("$ {}", process::show(&command))];
             let result = process::run(command, limit, |line| {

@@ -59,7 +59,7 @@ pub fn run(job: &mut Job) -> Result<Verdict> {
     // The core has the processors to itself.
     let (core, samples) = columns.split_at(1);
     for (columns, at_once) in [(core, 1), (samples, SIDE_BY_SIDE)] {
-        let results = lanes(columns, at_once, |_, column| column.run(job.workspace));
+        let results = lanes(columns, at_once, |column| column.run(job.workspace));
         for (column, results) in columns.iter().zip(results) {
             failed.extend(tell(job, column, results.context("the thread was lost").flatten()));
         }
