@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
         Task::Setup(arguments) => setup::command(&workspace, &arguments),
         Task::Lint(arguments) => lint::run(&workspace, &arguments),
-        Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Test(arguments) => test::run(&workspace.with_image(image::Profile::Development), &arguments),
         Task::Demo(arguments) => demo::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Cluster(arguments) => cluster::run(&workspace, &arguments),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{kernel::Toolchain, oci::sha256, process::output};
+use crate::{image::Profile, kernel::Toolchain, oci::sha256, process::output};
 
 /// The checkout and its cache directory.
 pub struct Workspace {
@@ -19,6 +19,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// `$CULVERT_CACHE`, else `culvert` in `$XDG_CACHE_HOME` or `~/.cache`.
     pub cache: PathBuf,
+    /// How the agent in images is compiled: `$CULVERT_IMAGE_PROFILE`, else for release.
+    pub image: Profile,
     toolchain: OnceLock<Option<Toolchain>>,
 }
 
@@ -29,7 +31,17 @@ impl Workspace {
         let root = Path::new(&manifest).parent().context("xtask lies in no workspace")?.to_owned();
         let cache = cache_directory().context("neither CULVERT_CACHE, XDG_CACHE_HOME nor HOME is set")?;
         fs::create_dir_all(cache.join("log")).with_context(|| format!("cannot create {}", cache.display()))?;
-        Ok(Self { root, cache, toolchain: OnceLock::new() })
+        let image = match set(Profile::VARIABLE) {
+            None => Profile::Release,
+            Some(name) => Profile::named(&name.to_string_lossy())
+                .with_context(|| format!("{} is neither release nor dev", Profile::VARIABLE))?,
+        };
+        Ok(Self { root, cache, image, toolchain: OnceLock::new() })
+    }
+
+    /// The same with images of another profile.
+    pub fn with_image(self, image: Profile) -> Self {
+        Self { image, ..self }
     }
 
     /// Cargo's target directory for everything that xtask builds. Each checkout has its own: cargo tells by their times whether

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    image::Profile,
     process::kill_tree,
     ui::say,
     workspace::{Workspace, search_path},
@@ -39,6 +40,7 @@ impl Ahead {
             .args(["cluster", "build"])
             .args(PARTS)
             .env("PATH", search_path())
+            .env(Profile::VARIABLE, workspace.image.name())
             .stdin(Stdio::null())
             .stderr(log.try_clone().context("no log")?)
             .stdout(log)
