@@ -91,7 +91,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "vm-6.12",
-        about: "programs, hooks and virtual servers on Linux 6.12",
+        about: "programs and hooks on Linux 6.12",
         limit: minutes(30),
         required: true,
         run: |job| virtual_machine::run(job, Kernel::V6_12, Part::Hooks),
