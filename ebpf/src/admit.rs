@@ -12,6 +12,7 @@ use crate::{
     lookup::{self, Audience},
     outcome::Outcome,
     packet::{self, Packet, signal},
+    words,
 };
 
 /// Choices of another backend after the first.
@@ -129,7 +130,7 @@ fn open<const W: usize>(packet: &mut Packet<W>, view_flags: u8, pods: bool) -> O
             }
             if old.backend_id == new.backend_id && old.generation == new.generation {
                 new.flags = old.flags;
-                new.source = old.source;
+                words::copy(&mut new.source, &old.source);
                 new.source_port = old.source_port;
                 new.born = old.born;
                 established = row.established;

@@ -1,5 +1,10 @@
 //! Checksum arithmetic: the Internet checksum (RFC 1071, updated as in RFC 1624) and CRC-32c.
 
+use aya_ebpf::{
+    cty::{c_long, c_void},
+    helpers::generated::bpf_loop,
+};
+
 /// What changed, as a one's complement sum: new words minus old ones. The order of bytes does not matter, as long as
 /// all are loaded alike (RFC 1071 2 B).
 #[derive(Clone, Copy)]
@@ -52,7 +57,7 @@ pub fn fold(sum: u64) -> u16 {
 const CRC32C: u32 = 0x82f6_3b78;
 
 /// `POWERS[k]` is x^(8 * 2^k) modulo the polynomial: what 2^k zero bytes after a message do to its remainder.
-const POWERS: [u32; 16] = {
+static POWERS: [u32; 16] = {
     let mut powers = [0; 16];
     powers[0] = 1 << 23; // x^8
     let mut k = 1;
@@ -80,16 +85,31 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
 ///
 /// The CRC is linear: the change is the remainder of the message that has `delta` in front and zeros behind, which is
 /// `delta * x^(8 * len)`. The bytes behind are not read.
+///
+/// Its own symbol makes it a function that the verifier walks once, whatever its callers know.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn crc32c_change(delta: u32, mut len: u32) -> u32 {
-    const ONE: u32 = 1 << 31;
-    let mut product = delta;
-    let mut k = 0;
-    while k < POWERS.len() && len != 0 {
-        let chosen = (len & 1).wrapping_neg();
-        product = multiply(product, POWERS[k] & chosen | ONE & !chosen);
-        len >>= 1;
-        k += 1;
+pub extern "C" fn crc32c_change(delta: u32, len: u32) -> u32 {
+    let mut change = Change { product: delta, len };
+    // SAFETY: the helper calls the function with what it is given here, while this waits.
+    unsafe { bpf_loop(POWERS.len() as u32, multiply_by as *mut c_void, (&raw mut change).cast(), 0) };
+    change.product
+}
+
+/// What is computed, and the bits of the length that are still to come.
+struct Change {
+    product: u32,
+    len: u32,
+}
+
+/// Goes on by the k-th bit of the length, as `bpf_loop` calls it: the verifier follows it once. Whether that was the last bit.
+#[inline(never)]
+unsafe extern "C" fn multiply_by(k: u32, change: *mut c_void) -> c_long {
+    // SAFETY: what `crc32c_change` handed over.
+    let change = unsafe { &mut *change.cast::<Change>() };
+    if change.len & 1 != 0 {
+        change.product = multiply(change.product, POWERS[k as usize % POWERS.len()]);
     }
-    product
+    change.len >>= 1;
+    c_long::from(change.len == 0)
 }

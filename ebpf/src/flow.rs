@@ -8,7 +8,7 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use culvert_abi::{Flow, FlowKey, config, flow, idle, proto, role, ticks};
 
-use crate::{choose, clock, count, maps, migrate};
+use crate::{choose, clock, count, maps, migrate, words};
 
 /// `bpf_map_update_elem`: insert, and fail if the key exists.
 const NO_EXIST: u64 = 1;
@@ -88,7 +88,7 @@ impl<const W: usize> Row<W> {
     pub fn set_source(&self, addr: &[u32; W], port: u16) {
         // SAFETY: as in `flow`.
         unsafe {
-            (*self.at).source = *addr;
+            words::copy(&mut (*self.at).source, addr);
             (*self.at).source_port = port;
         }
     }
@@ -129,20 +129,22 @@ pub fn key_of<const W: usize>(flow: &Flow<W>, proto: u8, role: u8, slot: Slot) -
     let key = KEYS.get_ptr_mut(slot as u32)?.cast::<FlowKey<W>>();
     // SAFETY: this CPU's own row, large enough for either family's key; any bytes are a key. `Slot` says for how long.
     let key = unsafe { &mut *key };
-    match role {
+    let (src, dst) = match role {
         role::ORIGIN => {
-            (key.src, key.sport) = (flow.client, flow.client_port);
-            (key.dst, key.dport) = (flow.frontend, flow.frontend_port);
+            (key.sport, key.dport) = (flow.client_port, flow.frontend_port);
+            (&flow.client, &flow.frontend)
         }
         role::PATH => {
-            (key.src, key.sport) = (flow.backend, flow.backend_port);
-            (key.dst, key.dport) = (flow.client, flow.client_port);
+            (key.sport, key.dport) = (flow.backend_port, flow.client_port);
+            (&flow.backend, &flow.client)
         }
         _ => {
-            (key.src, key.sport) = (flow.backend, flow.backend_port);
-            (key.dst, key.dport) = (flow.source, flow.source_port);
+            (key.sport, key.dport) = (flow.backend_port, flow.source_port);
+            (&flow.backend, &flow.source)
         }
-    }
+    };
+    words::copy(&mut key.src, src);
+    words::copy(&mut key.dst, dst);
     key.proto = proto;
     key.role = role;
     key.zero = 0;

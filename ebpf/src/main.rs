@@ -42,6 +42,7 @@ mod socket;
 mod source;
 mod trace;
 mod verdict;
+mod words;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use culvert_abi::hook;

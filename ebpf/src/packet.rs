@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use culvert_abi::{FlowKey, V4};
 
-use crate::{count, skb::Skb};
+use crate::{count, skb::Skb, words};
 
 /// What kind of packet it is: what is there to be read and rewritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl<const W: usize> Packet<W> {
     /// Sets where the rewrite leads.
     #[inline(always)]
     pub fn aim(&mut self, addr: &[u32; W], port: u16) {
-        self.target = *addr;
+        words::copy(&mut self.target, addr);
         self.target_port = port;
     }
 

@@ -18,6 +18,7 @@ use crate::{
     migrate,
     outcome::Outcome,
     packet::Packet,
+    words,
 };
 
 /// Ports that are tried for a translated source, and after how many that of a closed flow is taken.
@@ -119,7 +120,7 @@ impl<const W: usize> Search<'_, W> {
     #[inline(always)]
     fn key(&self, port: u16) -> Option<&'static mut FlowKey<W>> {
         let key = key_of(self.path.flow(), self.proto, role::RETURN, Slot::Writer)?;
-        key.dst = *self.source;
+        words::copy(&mut key.dst, self.source);
         key.dport = port;
         Some(key)
     }

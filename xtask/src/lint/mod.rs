@@ -68,7 +68,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "lint-object",
-        about: "no way to a panic in the kernel object",
+        about: "no way to a panic in the kernel object, and no loop over bytes to copy an address",
         limit: LIMIT,
         required: true,
         run: kernel_object,

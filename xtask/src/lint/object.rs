@@ -2,12 +2,14 @@
 //!
 //! A panic is an endless loop or a dead end in the kernel's eyes: the verifier refuses it with a message that names no
 //! line. So no function of `core::panicking` may be left in the object; clippy cannot see that, only the linker can.
+//!
+//! Nor may `memmove`: it is a loop over bytes, for each packet, and the verifier walks it once more on each way that leads there.
 
 use std::fs;
 
 use anyhow::{Context, Result, bail};
 use object::{
-    LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolKind,
+    LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionKind, SymbolKind,
     read::elf::{ElfFile64, ElfSymbol64},
 };
 
@@ -17,6 +19,9 @@ use crate::cargo::Artifacts;
 const PANICKING: &str = "9panicking";
 /// Where the compiler leaves no name mangled, this is what one sees.
 const PANICKING_PLAIN: &str = "core::panicking";
+
+/// What the compiler calls to copy what may overlap.
+const MEMMOVE: &str = "memmove";
 
 /// Checks the object; the answer is how many programs it has.
 pub fn check(artifacts: &Artifacts) -> Result<usize> {
@@ -28,6 +33,12 @@ pub fn check(artifacts: &Artifacts) -> Result<usize> {
         file.symbols().filter_map(|symbol| symbol.name().ok()).filter(|name| panicking(name)).collect();
     if let Some(first) = panics.first() {
         bail!("{} functions of core::panicking are left in {}, the first is {first}", panics.len(), path.display());
+    }
+    if calls(&file, MEMMOVE) {
+        bail!(
+            "{MEMMOVE} is called in {}: `words::copy` of an address that may overlap with where it goes",
+            path.display()
+        );
     }
     let licence = file.section_by_name("license").context("the object has no licence")?.data()?;
     if licence != b"Dual MIT/GPL\0" {
@@ -46,6 +57,17 @@ pub fn check(artifacts: &Artifacts) -> Result<usize> {
         bail!("the object has no programs");
     }
     Ok(programs)
+}
+
+/// Whether any code in the object calls the function; all of them are there, whether they are called or not.
+fn calls(file: &ElfFile64<'_, LittleEndian>, function: &str) -> bool {
+    let code = file.sections().filter(|section| section.kind() == SectionKind::Text);
+    let targets =
+        code.flat_map(|section| section.relocations()).filter_map(|(_, relocation)| match relocation.target() {
+            RelocationTarget::Symbol(index) => file.symbol_by_index(index).ok(),
+            _ => None,
+        });
+    targets.into_iter().any(|symbol| symbol.name() == Ok(function))
 }
 
 fn panicking(symbol: &str) -> bool {

@@ -45,8 +45,8 @@ const CORE: &[(&str, &[&str])] = &[
 const HOOKS: &[&str] = &["attach_hooks"];
 /// Those that no build machine's kernel can run, or whose programs older kernels treat differently.
 const OLD: &[&str] = &["socket_hooks", "ipvs"];
-/// Those that take four minutes there.
-const LONG: &[&str] = &["services"];
+/// Those that take three or four minutes there.
+const LONG: &[&str] = &["prog_run", "services"];
 /// How many of the others a [`Part::Few`] has.
 const FEW: usize = 1;
 
