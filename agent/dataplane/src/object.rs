@@ -82,7 +82,7 @@ const RIVALS: &str = "RIVALS";
 const PREVIOUS: &str = "PREVIOUS_";
 /// The packet programs that most nodes never hook: those of links without an Ethernet header.
 const RARE: [&str; 2] = ["node_ingress_l3", "node_egress_l3"];
-/// Programs that are loaded at the same time. The verifier takes some 50 MiB for each, and up to 0.4 s.
+/// Programs that are loaded at the same time. The verifier takes tens of MiB for each, and some tenths of a second.
 const LOADERS: usize = 2;
 
 /// The programs, loaded or soon to be.
