@@ -19,7 +19,6 @@ use crate::cargo::Artifacts;
 const PANICKING: &str = "9panicking";
 /// Where the compiler leaves no name mangled, this is what one sees.
 const PANICKING_PLAIN: &str = "core::panicking";
-
 /// What the compiler calls to copy what may overlap.
 const MEMMOVE: &str = "memmove";
 
@@ -62,12 +61,12 @@ pub fn check(artifacts: &Artifacts) -> Result<usize> {
 /// Whether any code in the object calls the function; all of them are there, whether they are called or not.
 fn calls(file: &ElfFile64<'_, LittleEndian>, function: &str) -> bool {
     let code = file.sections().filter(|section| section.kind() == SectionKind::Text);
-    let targets =
-        code.flat_map(|section| section.relocations()).filter_map(|(_, relocation)| match relocation.target() {
-            RelocationTarget::Symbol(index) => file.symbol_by_index(index).ok(),
-            _ => None,
-        });
-    targets.into_iter().any(|symbol| symbol.name() == Ok(function))
+    code.flat_map(|section| section.relocations()).any(|(_, relocation)| match relocation.target() {
+        RelocationTarget::Symbol(index) => {
+            file.symbol_by_index(index).is_ok_and(|symbol| symbol.name() == Ok(function))
+        }
+        _ => false,
+    })
 }
 
 fn panicking(symbol: &str) -> bool {
