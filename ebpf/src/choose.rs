@@ -6,7 +6,7 @@ use culvert_abi::{
     ticks, view,
 };
 
-use crate::{clock, lookup::wide, maps};
+use crate::{clock, maps, words::wide};
 
 /// A chosen backend.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use culvert_abi::{Event, Reason, ServiceCounters};
 
-use crate::{clock, lookup::wide, maps};
+use crate::{clock, maps, words::wide};
 
 /// Samples that one CPU may write in a window of [`WINDOW_SHIFT`].
 const SAMPLES: u32 = 128;

@@ -1,9 +1,6 @@
 //! Checksum arithmetic: the Internet checksum (RFC 1071, updated as in RFC 1624) and CRC-32c.
 
-use aya_ebpf::{
-    cty::{c_long, c_void},
-    helpers::generated::bpf_loop,
-};
+use crate::steps::Steps;
 
 /// What changed, as a one's complement sum: new words minus old ones. The order of bytes does not matter, as long as
 /// all are loaded alike (RFC 1071 2 B).
@@ -91,8 +88,7 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn crc32c_change(delta: u32, len: u32) -> u32 {
     let mut change = Change { product: delta, len };
-    // SAFETY: the helper calls the function with what it is given here, while this waits.
-    unsafe { bpf_loop(POWERS.len() as u32, multiply_by as *mut c_void, (&raw mut change).cast(), 0) };
+    change.run(POWERS.len() as u32);
     change.product
 }
 
@@ -102,14 +98,14 @@ struct Change {
     len: u32,
 }
 
-/// Goes on by the k-th bit of the length, as `bpf_loop` calls it: the verifier follows it once. Whether that was the last bit.
-#[inline(never)]
-unsafe extern "C" fn multiply_by(k: u32, change: *mut c_void) -> c_long {
-    // SAFETY: what `crc32c_change` handed over.
-    let change = unsafe { &mut *change.cast::<Change>() };
-    if change.len & 1 != 0 {
-        change.product = multiply(change.product, POWERS[k as usize % POWERS.len()]);
+impl Steps for Change {
+    /// Goes on by the k-th bit of the length.
+    #[inline(always)]
+    fn step(&mut self, k: u32) -> bool {
+        if self.len & 1 != 0 {
+            self.product = multiply(self.product, POWERS[k as usize % POWERS.len()]);
+        }
+        self.len >>= 1;
+        self.len == 0
     }
-    change.len >>= 1;
-    c_long::from(change.len == 0)
 }

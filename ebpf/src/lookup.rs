@@ -4,13 +4,6 @@ use culvert_abi::{Frontend, FrontendKey, View, audience};
 
 use crate::maps::{self, RangeData};
 
-/// An address in the four words that both families share in some maps; IPv4 in the first.
-#[inline(always)]
-pub fn wide<const W: usize>(addr: &[u32; W]) -> [u32; 4] {
-    let word = |i: usize| addr.get(i).copied().unwrap_or(0);
-    [word(0), word(1), word(2), word(3)]
-}
-
 /// Bits of [`culvert_abi::address`]; 0 for an address that is not ours.
 #[inline(always)]
 pub fn address<const W: usize>(addr: &[u32; W]) -> u32 {

@@ -40,6 +40,7 @@ mod reject;
 mod skb;
 mod socket;
 mod source;
+mod steps;
 mod trace;
 mod verdict;
 mod words;

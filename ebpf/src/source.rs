@@ -3,12 +3,6 @@
 //! Each port can be given once for each backend. Free ones come first, then that of a flow which is over; what lives keeps its
 //! own. `docs/DATAPATH.md` says why, and in which order.
 
-use core::ptr;
-
-use aya_ebpf::{
-    cty::{c_long, c_void},
-    helpers::generated::bpf_loop,
-};
 use culvert_abi::{FlowKey, Link, Reason, V4, flow_hash, role};
 
 use crate::{
@@ -18,6 +12,7 @@ use crate::{
     migrate,
     outcome::Outcome,
     packet::Packet,
+    steps::Steps,
     words,
 };
 
@@ -90,8 +85,7 @@ impl<const W: usize> Search<'_, W> {
     #[inline(always)]
     fn find(&mut self) -> bool {
         self.best = Holder::ALIVE;
-        // SAFETY: the helper calls the function with what it is given here, while this waits.
-        unsafe { bpf_loop(TRIES, try_next::<W> as *mut c_void, ptr::from_mut(self).cast(), 0) };
+        self.run(TRIES);
         self.best != Holder::ALIVE
     }
 
@@ -142,17 +136,16 @@ impl<const W: usize> Search<'_, W> {
     }
 }
 
-/// The n-th try of a search, as `bpf_loop` calls it: the verifier follows it once, where a loop would have it follow each.
-/// Whether it was the last.
-#[inline(never)]
-unsafe extern "C" fn try_next<const W: usize>(n: u32, search: *mut c_void) -> c_long {
-    // SAFETY: what `find` handed over.
-    let search = unsafe { &mut *search.cast::<Search<'_, W>>() };
-    let low = config::port_low() as u32;
-    let size = (config::port_high() as u32).wrapping_sub(low) + 1;
-    let offset = (search.next as u64 * size as u64) >> 32;
-    search.next = search.next.wrapping_mul(FACTOR).wrapping_add(SUMMAND);
-    search.look_at((low + offset as u32) as u16);
-    let round_is_over = n % ROUND == ROUND - 1;
-    c_long::from(search.best >= Holder::GONE || round_is_over && search.best != Holder::ALIVE)
+impl<const W: usize> Steps for Search<'_, W> {
+    /// Tries the next port.
+    #[inline(always)]
+    fn step(&mut self, n: u32) -> bool {
+        let low = config::port_low() as u32;
+        let size = (config::port_high() as u32).wrapping_sub(low) + 1;
+        let offset = (self.next as u64 * size as u64) >> 32;
+        self.next = self.next.wrapping_mul(FACTOR).wrapping_add(SUMMAND);
+        self.look_at((low + offset as u32) as u16);
+        let round_is_over = n % ROUND == ROUND - 1;
+        self.best >= Holder::GONE || round_is_over && self.best != Holder::ALIVE
+    }
 }

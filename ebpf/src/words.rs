@@ -11,3 +11,10 @@ pub fn copy<const W: usize>(to: &mut [u32; W], from: &[u32; W]) {
         *to = *from;
     }
 }
+
+/// An address in the four words that both families share in some maps; IPv4 in the first.
+#[inline(always)]
+pub fn wide<const W: usize>(addr: &[u32; W]) -> [u32; 4] {
+    let word = |i: usize| addr.get(i).copied().unwrap_or(0);
+    [word(0), word(1), word(2), word(3)]
+}

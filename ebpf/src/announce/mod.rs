@@ -27,12 +27,11 @@ mod sha256;
 use culvert_abi::{Announced, AnnouncedKey, Rival, V4, announced, proto, rival};
 
 use crate::{
-    clock, count,
-    lookup::wide,
-    maps,
+    clock, count, maps,
     packet::{Header, Packet},
     skb::Skb,
     verdict::NEXT,
+    words::wide,
 };
 
 pub use arp::arp;

@@ -6,10 +6,10 @@ use super::{ASKS, Announcement, Counter, Mac, USES, is_group, send};
 use crate::{
     ETHERNET,
     csum::fold,
-    lookup::wide,
     packet::{Header, Packet, is_martian, is_multicast},
     skb::Skb,
     verdict::NEXT,
+    words::wide,
 };
 
 pub const SOLICITATION: u8 = 135;

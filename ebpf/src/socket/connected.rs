@@ -13,8 +13,8 @@ use culvert_abi::{Socket, proto};
 use super::name::Endpoint;
 use crate::{
     choose::{self, Chosen},
-    lookup::wide,
     maps::SOCKETS,
+    words::wide,
 };
 
 /// Remembers what a connect was translated to. Without memory for it the connection is served all the same, and only

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     choose::{self, Chosen},
-    lookup::wide,
     maps::DATAGRAMS,
+    words::wide,
 };
 
 /// What is remembered of one socket and one address: the one that a call names.
