@@ -50,6 +50,13 @@ pub fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// The sum of a pseudo header (RFC 9293 3.1, RFC 8200 8.1), of `size` bytes behind it.
+#[inline(always)]
+pub fn pseudo<const W: usize>(src: &[u32; W], dst: &[u32; W], protocol: u8, size: u32) -> u64 {
+    let words = |addr: &[u32; W]| addr.iter().fold(0, |sum, word| sum + *word as u64);
+    words(src) + words(dst) + (protocol as u32 + size).to_be() as u64
+}
+
 /// The polynomial of CRC-32c, bit-reversed: the lowest bit is the highest power.
 const CRC32C: u32 = 0x82f6_3b78;
 

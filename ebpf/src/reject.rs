@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::generated::bpf_csum_diff, macros::map, maps::PerCpuArray
 use culvert_abi::{Reason, V4, proto};
 
 use crate::{
-    csum::fold,
+    csum::{fold, pseudo},
     outcome::Outcome,
     packet::{Header, Kind, Packet, is_martian, is_multicast, signal},
     skb::Skb,
@@ -64,7 +64,9 @@ fn reset<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>) -> bool {
     };
     let ports = (u16::from_be(packet.tuple.dport) as u32) << 16 | u16::from_be(packet.tuple.sport) as u32;
     let mut segment = [ports, sequence, acknowledged, 5 << 28 | flags << 16, 0].map(u32::to_be);
-    let sum = segment.iter().fold(pseudo(packet, proto::TCP, SIZE), |sum, word| sum + *word as u64);
+    let sum = segment
+        .iter()
+        .fold(pseudo(&packet.tuple.src, &packet.tuple.dst, proto::TCP, SIZE), |sum, word| sum + *word as u64);
     segment[4] = (u16::from_be(!fold(sum)) as u32) << 16;
     segment[4] = segment[4].to_be();
     begin::<W, L3>(skb, packet, proto::TCP, SIZE) && skb.store_uncovered(L3 + Header::<W>::SIZE, &segment)
@@ -92,7 +94,7 @@ fn unreachable<const W: usize, const L3: u32>(skb: Skb, packet: &Packet<W>) -> b
         if !skb.load_to(L3, message.cast::<u8>().add(ICMP as usize), quote) {
             return false;
         }
-        let seed = if W == V4 { 0 } else { pseudo(packet, protocol, size) };
+        let seed = if W == V4 { 0 } else { pseudo(&packet.tuple.src, &packet.tuple.dst, protocol, size) };
         let seed = (seed & 0xffff_ffff) + (seed >> 32);
         let sum = bpf_csum_diff(core::ptr::null_mut(), 0, message.cast(), ICMP + QUOTE, fold(seed) as u32);
         !fold(sum.cast_unsigned() & 0xffff_ffff)
@@ -111,14 +113,6 @@ fn opaque(value: u32) -> u32 {
     // SAFETY: does nothing.
     unsafe { asm!("/* {value} */", value = inout(reg) value, options(pure, nomem, nostack)) };
     value as u32
-}
-
-/// The sum of the pseudo header of the answer.
-#[inline(always)]
-fn pseudo<const W: usize>(packet: &Packet<W>, protocol: u8, size: u32) -> u64 {
-    let words = |addr: &[u32; W]| addr.iter().fold(0, |sum, word| sum + *word as u64);
-    let rest = (protocol as u32 + size).to_be() as u64;
-    words(&packet.tuple.src) + words(&packet.tuple.dst) + rest
 }
 
 /// Reshapes the packet and writes what comes before layer 4: the addresses change places.

@@ -62,7 +62,7 @@ fn address_of_link<const W: usize>(ifindex: u32) -> Option<[u32; W]> {
     // SAFETY: the words are copied at once; the agent replaces whole rows.
     let link: &Link = unsafe { maps::LINKS.get(ifindex) }?;
     let words = if W == V4 { [link.v4, 0, 0, 0] } else { link.v6 };
-    let addr = core::array::from_fn(|i| words.get(i).copied().unwrap_or(0));
+    let addr = words::narrow(&words);
     (addr != [0; W]).then_some(addr)
 }
 

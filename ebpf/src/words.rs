@@ -18,3 +18,9 @@ pub fn wide<const W: usize>(addr: &[u32; W]) -> [u32; 4] {
     let word = |i: usize| addr.get(i).copied().unwrap_or(0);
     [word(0), word(1), word(2), word(3)]
 }
+
+/// Of these four words those that the family uses.
+#[inline(always)]
+pub fn narrow<const W: usize>(addr: &[u32; 4]) -> [u32; W] {
+    core::array::from_fn(|i| addr.get(i).copied().unwrap_or(0))
+}

@@ -5,7 +5,7 @@ use culvert_abi::{V6, proto};
 use super::{ASKS, Announcement, Counter, Mac, USES, is_group, send};
 use crate::{
     ETHERNET,
-    csum::fold,
+    csum::{fold, pseudo},
     packet::{Header, Packet, is_martian, is_multicast},
     skb::Skb,
     verdict::NEXT,
@@ -110,7 +110,7 @@ fn read<const W: usize>(skb: Skb, packet: &Packet<W>, option: u8) -> Option<Mess
 /// Whether the checksum is right.
 #[inline(always)]
 fn is_sound<const W: usize>(skb: Skb, packet: &Packet<W>, size: u32) -> bool {
-    let mut sum = pseudo(&wide(&packet.tuple.src), &wide(&packet.tuple.dst), size);
+    let mut sum = pseudo(&wide(&packet.tuple.src), &wide(&packet.tuple.dst), proto::ICMPV6, size);
     let mut at = 0;
     while at < LONGEST {
         if at >= size {
@@ -179,16 +179,9 @@ fn advertise(skb: Skb, from: &Announcement, target: &[u32; 4], to: &[u32; 4], to
         option[1],
     ];
     let message = words[10] as u64 + words[11] as u64 + option[0] as u64 + option[1] as u64;
-    let sum = pseudo(target, to, SIZE) + message + target.iter().fold(0, |sum, word| sum + *word as u64);
+    let sum = pseudo(target, to, proto::ICMPV6, SIZE) + message + target.iter().fold(0, |sum, word| sum + *word as u64);
     words[10] |= (!fold(sum) as u32) << 16;
     skb.reshape(MESSAGE + SIZE) && skb.store_uncovered(0, &link) && skb.store_uncovered(ETHERNET, &words)
-}
-
-/// The sum of the pseudo header of a message (RFC 8200 8.1).
-#[inline(always)]
-fn pseudo(source: &[u32; 4], destination: &[u32; 4], size: u32) -> u64 {
-    let words = |addr: &[u32; 4]| addr.iter().fold(0, |sum, word| sum + *word as u64);
-    words(source) + words(destination) + (proto::ICMPV6 as u32 + size).to_be() as u64
 }
 
 /// The group in which solicitations for an address are heard (RFC 4291 2.7.1).

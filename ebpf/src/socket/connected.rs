@@ -14,7 +14,7 @@ use super::name::Endpoint;
 use crate::{
     choose::{self, Chosen},
     maps::SOCKETS,
-    words::wide,
+    words::{narrow, wide},
 };
 
 /// Remembers what a connect was translated to. Without memory for it the connection is served all the same, and only
@@ -115,12 +115,6 @@ fn backend<const W: usize>(row: &Socket) -> Endpoint<W> {
 #[inline(always)]
 fn frontend<const W: usize>(row: &Socket) -> Endpoint<W> {
     Endpoint { addr: narrow(&row.frontend), port: row.frontend_port }
-}
-
-/// The words that the family uses.
-#[inline(always)]
-pub fn narrow<const W: usize>(addr: &[u32; 4]) -> [u32; W] {
-    core::array::from_fn(|i| addr.get(i).copied().unwrap_or(0))
 }
 
 /// The number that the family has in the maps of sockets.

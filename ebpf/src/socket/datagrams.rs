@@ -4,13 +4,13 @@ use aya_ebpf::{EbpfContext, helpers::generated::bpf_get_socket_cookie, programs:
 use culvert_abi::{Datagram, DatagramKey, datagram};
 
 use super::{
-    connected::{family, narrow},
+    connected::family,
     name::{self, Endpoint},
 };
 use crate::{
     choose::{self, Chosen},
     maps::DATAGRAMS,
-    words::wide,
+    words::{narrow, wide},
 };
 
 /// What is remembered of one socket and one address: the one that a call names.
